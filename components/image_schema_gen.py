@@ -1,0 +1,39 @@
+"""ImageSchemaGen: the curated schema, with this data's classes as the label's domain.
+
+TFX's ImportSchemaGen caches by the file's path and not by its content, and the classes are data:
+they come from the ingest report, in the order that ingest fixed.
+"""
+
+import json
+from pathlib import Path
+
+from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArtifact, Parameter
+from tfx.dsl.component.experimental.decorators import component
+from tfx.types.standard_artifacts import Schema
+
+from components.artifacts import IngestReport
+from schemas import image_schema
+
+
+@component
+def ImageSchemaGen(  # noqa: N802 - TFX names the node after the function
+    ingest_report: InputArtifact[IngestReport],
+    schema: OutputArtifact[Schema],
+    options: Parameter[str],
+    code: Parameter[str],
+) -> None:
+    """Writes `schema.pbtxt`, the same to the byte for the same classes.
+
+    Args:
+      ingest_report: whose summary.json lists `classes` in order.
+      schema: the curated schema, completed.
+      options: JSON of config.Validation; nothing of it shapes the schema yet, but it is what a
+        schema answers to, and so part of the cache key.
+      code: fingerprint of the sources, for the cache key.
+    """
+    del options, code
+    summary = json.loads((Path(ingest_report.uri) / "summary.json").read_text(encoding="utf-8"))
+    text = image_schema.completed(summary["classes"])
+    folder = Path(schema.uri)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / image_schema.FILE_NAME).write_text(text, encoding="utf-8")

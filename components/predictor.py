@@ -1,0 +1,68 @@
+"""Predictor: what the challenger and the champion say about each test image, written once."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArtifact, Parameter
+from tfx.dsl.component.experimental.decorators import component
+from tfx.types.standard_artifacts import Examples, Model
+from tfx.utils import path_utils
+
+from components.artifacts import Predictions
+from pipeline import events
+from pipeline import predictions as answers
+from pipeline.errors import SafelightError
+from pipeline.features import TEST
+
+
+@component
+def Predictor(  # noqa: N802 - TFX names the node after the function
+    examples: InputArtifact[Examples],
+    model: InputArtifact[Model],
+    predictions: OutputArtifact[Predictions],
+    champion_predictions: OutputArtifact[Predictions],
+    champion: Parameter[str],
+    code: Parameter[str],
+) -> None:
+    """Writes predictions.parquet of split `test` for the model, and for the champion if there is one.
+
+    Args:
+      examples: with a split `test`.
+      model: an export; its `serving_examples` signature answers.
+      predictions: the model's answers.
+      champion_predictions: the champion's answers about the same images, in the same order; an
+        empty directory without a champion.
+      champion: a pushed version's directory, or "".
+      code: fingerprint of the sources, for the cache key.
+
+    Raises:
+      SafelightError: a model can't be loaded or does not answer, or the split is empty.
+    """
+    del code
+    _write(Path(path_utils.serving_model_path(model.uri)), examples.uri, predictions.uri, "model")
+    Path(champion_predictions.uri).mkdir(parents=True, exist_ok=True)
+    if champion:
+        try:
+            _write(Path(champion), examples.uri, champion_predictions.uri, "champion")
+        except SafelightError as error:
+            raise SafelightError(
+                f"The champion can't be compared with: {error} What is served is not what was "
+                "pushed: put an older version back, or restore this one's directory."
+            ) from error
+
+
+def _write(model: Path, examples_uri: str, target: str, name: str) -> None:
+    Path(target).mkdir(parents=True, exist_ok=True)
+    export = answers.Export(model)
+    batches = answers.answer_split(export, examples_uri, TEST)
+    answers.write(Path(target), _told(batches, name), export)
+
+
+def _told(batches: Iterator[Any], name: str) -> Iterator[Any]:
+    """Passes batches on and says how many images are done."""
+    done = 0
+    for batch in batches:
+        yield batch
+        done += batch.num_rows
+        events.progress("Predictor", done, None, "images", note=name)

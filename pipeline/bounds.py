@@ -1,0 +1,125 @@
+"""How much a test set of this size can tell: one-sided confidence bounds of shares.
+
+A share of n images is an estimate; a floor is held to the end of its confidence interval, not to
+the estimate, so that luck does not decide.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Literal
+
+from scipy.special import betaincinv, ndtri
+
+Comparison = Literal["no worse", "worse", "undecided"]
+
+
+def lower_bound(successes: int, trials: int, confidence: float) -> float:
+    """Returns the one-sided lower bound of a share: with `confidence`, it is no smaller.
+
+    The exact bound of Clopper and Pearson ("The use of confidence or fiducial limits illustrated
+    in the case of the binomial", Biometrika 26, 1934): the true share lies above it at least as
+    often as `confidence` says, however few the trials. 0 without trials.
+
+    Raises:
+      ValueError: not 0 <= successes <= trials.
+    """
+    _check(successes, trials)
+    if successes == 0:
+        return 0.0
+    return float(betaincinv(successes, trials - successes + 1, 1 - confidence))
+
+
+def upper_bound(successes: int, trials: int, confidence: float) -> float:
+    """Returns the one-sided upper bound of a share (see `lower_bound`); 1 without trials."""
+    _check(successes, trials)
+    if successes == trials:
+        return 1.0
+    return float(betaincinv(successes + 1, trials - successes, confidence))
+
+
+def difference_bounds(
+    only_first: int, only_second: int, trials: int, confidence: float
+) -> tuple[float, float]:
+    """Returns the lower and the upper one-sided bound of a difference of two shares.
+
+    Both shares come from the same images: the first model's accuracy less the second's. The score
+    interval of Tango ("Equivalence test and confidence interval for the difference in proportions
+    for the paired-sample design", Statistics in Medicine 17, 1998), which keeps its confidence
+    where the models hardly ever differ; each bound alone holds with `confidence`.
+
+    Args:
+      only_first: images that the first model alone has right.
+      only_second: images that the second model alone has right.
+      trials: all images.
+      confidence: of each bound, between 0.5 and 1.
+
+    Raises:
+      ValueError: the counts are negative, or there are fewer images than disagreements.
+    """
+    if min(only_first, only_second) < 0 or trials < max(1, only_first + only_second):
+        raise ValueError(f"impossible counts: {only_first} + {only_second} of {trials}")
+    z = float(ndtri(confidence))
+    estimate = (only_first - only_second) / trials
+
+    def score(difference: float) -> float:
+        return _score(only_first, only_second, trials, difference)
+
+    lower = _bisect(lambda difference: score(difference) - z, -1.0, estimate)
+    upper = _bisect(lambda difference: score(difference) + z, estimate, 1.0)
+    return lower, upper
+
+
+def compare(lower: float, upper: float, margin: float) -> Comparison:
+    """Says what the bounds of a difference tell about a loss of more than `margin`."""
+    if lower >= -margin:
+        return "no worse"
+    return "worse" if upper < -margin else "undecided"
+
+
+def images_needed(share: float, floor: float, confidence: float) -> int:
+    """Returns about how many images show that a true `share` lies above `floor` (normal theory).
+
+    Raises:
+      ValueError: the share is not above the floor: no number of images would.
+    """
+    if share <= floor:
+        raise ValueError(f"{share} is not above {floor}")
+    z = float(ndtri(confidence))
+    spread = max(share * (1 - share), floor * (1 - floor))
+    return math.ceil(z * z * spread / (share - floor) ** 2)
+
+
+def _check(successes: int, trials: int) -> None:
+    if not 0 <= successes <= trials:
+        raise ValueError(f"impossible counts: {successes} of {trials}")
+
+
+def _score(first: int, second: int, trials: int, difference: float) -> float:
+    """Returns Tango's statistic of the hypothesis that the difference is this one."""
+    distance = first - second - trials * difference
+    # The share of images that the second alone has right, most likely under the hypothesis.
+    a = 2 * trials
+    b = -first - second + (2 * trials - first + second) * difference
+    c = -second * difference * (1 - difference)
+    share = (math.sqrt(max(0.0, b * b - 4 * a * c)) - b) / (2 * a)
+    variance = trials * (2 * share + difference * (1 - difference))
+    if variance <= 1e-12 * trials:
+        return 0.0 if abs(distance) < 1e-9 else math.copysign(math.inf, distance)
+    return distance / math.sqrt(variance)
+
+
+def _bisect(decreasing: Callable[[float], float], low: float, high: float) -> float:
+    """Returns the zero of a function that falls from above 0 at `low` to below 0 at `high`."""
+    if decreasing(low) <= 0:
+        return low
+    if decreasing(high) >= 0:
+        return high
+    while high - low > 1e-12:
+        middle = (low + high) / 2
+        if decreasing(middle) > 0:
+            low = middle
+        else:
+            high = middle
+    return (low + high) / 2

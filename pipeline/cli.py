@@ -1,0 +1,251 @@
+"""The command line. Each command is a few lines: what it does lives in a module of its own.
+
+Nothing here imports TensorFlow or TFX, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from pipeline import config as configuration
+from pipeline import console, runs
+from pipeline.errors import SafelightError
+from pipeline.runs import Outcome, Result
+from pipeline.workdir import open_workdir
+
+app = typer.Typer(
+    name="safelight",
+    help="From a folder of labelled images to a validated, blessed and served classifier, on TFX.",
+    epilog="Exit codes: 0 done, 1 error, 2 usage, 3 not blessed, 4 data refused, 5 busy.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+WorkdirOption = Annotated[
+    Path, typer.Option("--workdir", "-w", help="Holds all that belongs to these runs.")
+]
+ProfileOption = Annotated[
+    str | None, typer.Option(help="A shipped profile's name, or a TOML file of your own.")
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Set a key; may be repeated."),
+]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print the result as one JSON object, the last line.")
+]
+VerboseOption = Annotated[
+    bool, typer.Option("--verbose", help="Show what TensorFlow, Beam and TFX print.")
+]
+WaitOption = Annotated[
+    bool, typer.Option("--wait", help="Wait for the workdir where somebody else holds it.")
+]
+
+_OUTCOMES: dict[int, Outcome] = {4: "invalid_data"}
+_debug = False
+
+
+@app.callback()
+def _options(
+    debug: Annotated[bool, typer.Option(help="Show the traceback of an error.")] = False,
+) -> None:
+    global _debug
+    _debug = debug
+
+
+@app.command()
+def run(
+    data: Annotated[str, typer.Argument(help="The images: a folder of class folders, for one.")],
+    workdir: WorkdirOption,
+    profile: ProfileOption = None,
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
+    wait: WaitOption = False,
+) -> None:
+    """Run the whole pipeline on DATA: ingest, validate, train, evaluate, check, push.
+
+    Run it again with the same arguments to go on where it was stopped: what is done and unchanged
+    comes from the cache.
+
+    Example: safelight run photos/ --workdir work --set train.epochs=20
+    """
+    with _json_on_error(as_json):
+        effective = configuration.load(profile, overrides or ())
+        result = _run(data, workdir, effective, verbose, wait)
+    _end(result, as_json)
+
+
+@app.command()
+def demo(
+    workdir: WorkdirOption = Path("demo"),
+    profile: ProfileOption = None,
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Write 5,000 handwritten digits (MNIST) as class folders of PNGs and run on them."""
+    from pipeline import demo as digits
+
+    with _json_on_error(as_json):
+        effective = configuration.load(profile, [*digits.OVERRIDES, *(overrides or ())])
+        place = open_workdir(workdir)
+        result = _run(str(digits.write_digits(place.root / "data")), workdir, effective, verbose)
+    _end(result, as_json)
+
+
+@app.command()
+def predict(
+    images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
+    workdir: Annotated[
+        Path | None, typer.Option("--workdir", "-w", help="Take the model that is live here.")
+    ] = None,
+    model: Annotated[
+        Path | None, typer.Option(help="Or a model's directory: a version, or their parent.")
+    ] = None,
+    top: Annotated[int, typer.Option(min=1, help="Classes to show for each image.")] = 3,
+    output: Annotated[
+        Path | None, typer.Option(help="Write all probabilities to a .csv or .parquet file.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say the class and its probability for each image, through the model's serving signature."""
+    from pipeline import predict as prediction
+
+    prediction.command(images, workdir, model, top, output, as_json)
+
+
+@app.command(name="config")
+def config_command(
+    profile: ProfileOption = None,
+    overrides: SetOption = None,
+    schema: Annotated[bool, typer.Option(help="Document every key instead.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Show the effective configuration, each value with where it came from."""
+    effective = configuration.load(profile, overrides or ())
+    rows = [
+        {
+            "key": key,
+            "value": value,
+            "origin": effective.origin(key),
+            "type": _type_name(field.annotation),
+            "help": field.description,
+        }
+        for key, value, field in configuration.entries(effective.config)
+    ]
+    if as_json:
+        print(json.dumps(rows, default=list))
+    elif schema:
+        _print_schema(rows)
+    else:
+        table = Table("key", "value", "from", box=None, pad_edge=False, header_style="bold")
+        for row in rows:
+            value = "auto" if row["value"] is None else json.dumps(row["value"])
+            table.add_row(row["key"], escape(value), row["origin"])
+        console.stdout.print(table)
+
+
+@app.command()
+def doctor(as_json: JsonOption = False) -> None:
+    """Check lane, versions, devices, memory and disk: what is fine, what is not, and the fix."""
+    from pipeline import doctor as checkup
+
+    raise typer.Exit(checkup.command(as_json))
+
+
+@app.command()
+def history(workdir: WorkdirOption, as_json: JsonOption = False) -> None:
+    """List the runs of a workdir: outcome, main metrics, version pushed."""
+    place = open_workdir(workdir, create=False)
+    found = [(run.read_request().created, run.read_result()) for run in runs.all_runs(place.runs)]
+    if as_json:
+        print("[" + ",\n".join(result.to_json() for _, result in found if result) + "]")
+    else:
+        console.show_history(found)
+
+
+def main() -> None:
+    """Runs the command line; an error of ours is a line or two, with its exit code."""
+    try:
+        app()
+    except SafelightError as error:
+        if _debug:
+            traceback.print_exc()
+        console.stderr.print(f"[bold red]error:[/] {escape(str(error))}")
+        for reason in error.reasons:
+            console.stderr.print(f"  {escape(reason)}")
+        sys.exit(error.exit_code)
+
+
+def _run(
+    data: str,
+    workdir: Path,
+    effective: configuration.Effective,
+    verbose: bool,
+    wait: bool = False,
+) -> Result:
+    from pipeline.ingest.scan import scan
+    from pipeline.runners import local
+
+    with console.stderr.status(f"looking at {escape(data)}"):
+        found = scan(data, effective.config.ingest)
+    place = open_workdir(workdir)
+    with place.lock(wait) as lock:
+        record = local.prepare(place, effective, found)
+        for choice in record.read_request().chosen:
+            console.stderr.print(f"  chosen from the data: {escape(choice)}", style="dim")
+        try:
+            with console.Display() as display:
+                result = local.execute(place, record, lock, display.show, log_to_screen=verbose)
+        except KeyboardInterrupt:
+            console.stderr.print(
+                "\nStopped. Nothing is half-written: run the same command again to go on from here."
+            )
+            raise typer.Exit(130) from None
+        console.show_result(result, record, place.root)
+    return result
+
+
+def _end(result: Result, as_json: bool) -> None:
+    if as_json:
+        print(result.to_json())
+    raise typer.Exit(result.exit_code)
+
+
+@contextmanager
+def _json_on_error(as_json: bool) -> Iterator[None]:
+    """Prints a result for an error that comes before there is a run, then lets it pass."""
+    try:
+        yield
+    except SafelightError as error:
+        if as_json:
+            outcome = _OUTCOMES.get(error.exit_code, "failed")
+            print(Result("", outcome, reasons=error.reasons or [str(error)]).to_json())
+        raise
+
+
+def _type_name(annotation: Any) -> str:
+    text = getattr(annotation, "__name__", None) if isinstance(annotation, type) else None
+    return text or str(annotation).replace("typing.", "").replace("Literal", "one of ")
+
+
+def _print_schema(rows: list[dict[str, Any]]) -> None:
+    for row in rows:
+        default = "auto" if row["value"] is None else json.dumps(row["value"])
+        console.stdout.print(
+            f"[bold]{row['key']}[/] = {escape(default)}  [dim]{escape(row['type'])}[/]"
+        )
+        console.stdout.print(f"    {escape(row['help'])}")

@@ -1,0 +1,181 @@
+"""What a person sees: progress while a run works, and what happened when it ends.
+
+Progress goes to standard error; standard output is for what was asked for.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from pipeline.runs import Outcome, Result, RunDir
+
+stderr = Console(stderr=True, highlight=False)
+stdout = Console(highlight=False)
+
+_QUIET_SECONDS = 10.0
+_MARKS = {"complete": "[green]done[/]", "cached": "[cyan]cached[/]", "failed": "[red]failed[/]"}
+_HEADLINES: dict[Outcome, str] = {
+    "pushed": "[bold green]Pushed[/]",
+    "unchanged": "[bold cyan]Unchanged[/]",
+    "not_blessed": "[bold yellow]Not blessed[/]",
+    "invalid_data": "[bold red]Data refused[/]",
+    "failed": "[bold red]Failed[/]",
+}
+
+
+class Display:
+    """Shows a run's events: a live line a stage on a terminal, plain lines elsewhere."""
+
+    def __init__(self, console: Console = stderr) -> None:
+        self._console = console
+        self._live = Progress(
+            SpinnerColumn(finished_text=" "),
+            TextColumn("{task.description:<18}"),
+            BarColumn(bar_width=20),
+            TextColumn("{task.fields[count]:<22}"),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._tasks: dict[str, TaskID] = {}
+        self._paces: dict[str, tuple[float, int]] = {}
+        self._spoke = 0.0
+
+    def __enter__(self) -> Display:
+        self._live.start()
+        self._begin("start-up", "importing TensorFlow and TFX")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def show(self, event: dict[str, Any]) -> None:
+        """Shows one event of `pipeline.events`."""
+        kind = event["kind"]
+        if kind == "startup":
+            self._end("start-up", "complete", event["seconds"])
+        elif kind == "stage" and event["state"] == "start":
+            self._begin(event["name"])
+        elif kind == "stage":
+            self._end(event["name"], event["state"], event["seconds"])
+        elif kind == "progress":
+            self._advance(event)
+        elif kind == "note":
+            self._console.print(f"  {escape(event['text'])}", style="dim")
+        elif kind == "warning":
+            self._console.print(f"  [yellow]warning:[/] {escape(event['text'])}")
+
+    def _begin(self, name: str, note: str = "") -> None:
+        self._tasks[name] = self._live.add_task(name, total=None, count="", note=escape(note))
+
+    def _end(self, name: str, state: str, seconds: float) -> None:
+        task = self._tasks.get(name)
+        if task is not None:
+            self._live.update(task, total=1, completed=1, note=_MARKS[state])
+            self._live.stop_task(task)
+        if not self._console.is_terminal:
+            self._console.print(f"{name:<18} {_MARKS[state]} {seconds:.1f} s")
+
+    def _advance(self, event: dict[str, Any]) -> None:
+        total = event["total"]
+        pace = self._paces.setdefault(event["stage"], (event["t"], event["done"]))
+        left = _time_left(event, *pace)
+        count = f"{event['done']:,}" + (f"/{total:,}" if total else "") + f" {event['unit']}"
+        note = " ".join(part for part in (event["note"], left) if part)
+        task = self._tasks.get(event["stage"])
+        if task is not None:
+            self._live.update(
+                task, completed=event["done"], total=total, count=count, note=escape(note)
+            )
+        if not self._console.is_terminal and time.monotonic() - self._spoke > _QUIET_SECONDS:
+            self._spoke = time.monotonic()
+            self._console.print(f"{event['stage']:<18} {count} {escape(note)}")
+
+
+def _time_left(event: dict[str, Any], began: float, done_then: int) -> str:
+    """Returns an estimate from the pace since the stage's first progress event."""
+    worked, done = event["t"] - began, event["done"] - done_then
+    if not event["total"] or done <= 0 or worked < 2:
+        return ""
+    left = worked / done * (event["total"] - event["done"])
+    return f"{int(left // 60)}:{int(left % 60):02d} left"
+
+
+def show_result(result: Result, run: RunDir, workdir: Path) -> None:
+    """Says what happened: outcome, stages, metrics against thresholds, what to do next."""
+    stderr.print()
+    _show_stages(result)
+    _show_checks(run)
+    headline = _HEADLINES[result.outcome]
+    counts = ", ".join(f"{count:,} {split}" for split, count in result.examples.items())
+    aside = f"; {result.quarantined:,} quarantined" if result.quarantined else ""
+    stderr.print(f"{headline}  run {result.run_id}" + (f"  ({counts}{aside})" if counts else ""))
+    for reason in result.reasons:
+        stderr.print(f"  {escape(reason)}")
+    if result.pushed_to:
+        stderr.print(f"  model    {escape(result.pushed_to)}")
+    if result.report:
+        stderr.print(f"  report   {escape(result.report)}")
+    stderr.print(f"  log      {escape(str(run.log))}")
+    if result.pushed_to:
+        stderr.print(f"  try      safelight predict IMAGE --workdir {escape(str(workdir))}")
+
+
+def _show_stages(result: Result) -> None:
+    if not result.stages:
+        return
+    table = Table("stage", "state", "seconds", box=None, pad_edge=False, header_style="bold")
+    table.columns[2].justify = "right"
+    for stage in result.stages:
+        table.add_row(stage.name, _MARKS[stage.state], f"{stage.seconds:.1f}")
+    stderr.print(table)
+    stderr.print()
+
+
+def _show_checks(run: RunDir) -> None:
+    uri = run.read_artifacts().get("BlessingGate", {}).get("blessing")
+    if uri is None:
+        return
+    verdict = json.loads((Path(uri) / "verdict.json").read_text())
+    table = Table(
+        "check", "value", "bound", "threshold", "", box=None, pad_edge=False, header_style="bold"
+    )
+    for check in verdict["checks"]:
+        mark = "[green]passed[/]" if check["passed"] else "[red]failed[/]"
+        table.add_row(
+            check["name"], *(_number(check[key]) for key in ("value", "bound", "threshold")), mark
+        )
+    stderr.print(table)
+    stderr.print()
+
+
+def _number(value: Any) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else "" if value is None else str(value)
+
+
+def show_history(results: Sequence[tuple[str, Result | None]]) -> None:
+    """Prints a line a run: when, outcome, main metrics, version."""
+    table = Table("run", "started", "outcome", "accuracy", "version", "reason", box=None)
+    for started, result in results:
+        if result is None:
+            continue
+        accuracy = result.metrics.get("accuracy")
+        table.add_row(
+            result.run_id,
+            started,
+            _HEADLINES[result.outcome],
+            "" if accuracy is None else f"{accuracy:.4f}",
+            "" if result.version is None else str(result.version),
+            escape(result.reasons[0]) if result.reasons else "",
+        )
+    stdout.print(table)

@@ -1,0 +1,228 @@
+"""The exported model: one SavedModel from encoded bytes to an answer, and the facts beside it.
+
+A plain tf.Module holds the Keras model and the transform graph, so that what is served is what was
+trained on. In REST's row format every output needs the batch dimension: the class names are
+repeated for each image.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Final
+
+import keras
+import numpy as np
+import tensorflow as tf
+from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
+
+from pipeline import features, models
+from pipeline.data import Input
+from pipeline.errors import SafelightError
+from pipeline.transform import serving_pixels
+
+FORMAT: Final = 1
+ASSETS: Final = "assets.extra"
+
+# TF Serving runs a warm-up record once before it answers; graphs are optimized by batch size.
+_WARMUP_BATCHES: Final = (1, 8)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """model.json: what is needed to use the model and to build it again."""
+
+    classes: tuple[str, ...]
+    image_size: int
+    channels: int
+    resize: str
+    normalize: str
+    preset: str
+    parameters: int
+    fingerprint: str
+    versions: dict[str, str] = field(default_factory=dict)
+    format: int = FORMAT
+
+
+class Serving(tf.Module):
+    """The signatures; see docs/architecture.md for their inputs and outputs."""
+
+    def __init__(self, model: keras.Model, source: Input, classes: Sequence[str]) -> None:
+        super().__init__()
+        # Attributes, for their variables and tables to be saved along.
+        self.model = model
+        self.transform_layer = source.layer
+        self._source = source
+        self._classes = tf.constant(list(classes))
+
+    @tf.function(
+        input_signature=[tf.TensorSpec([None], tf.string, name=features.IMAGE)], autograph=False
+    )
+    def serve_images(self, image: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Takes encoded images, string [batch]."""
+        pixels = tf.ensure_shape(
+            serving_pixels(self._source.apply, image), (None, *self._source.shape)
+        )
+        probabilities = self.model(pixels, training=False)
+        best = tf.argmax(probabilities, axis=1)
+        return {
+            features.OUT_LABEL: tf.gather(self._classes, best),
+            features.OUT_SCORE: tf.reduce_max(probabilities, axis=1),
+            features.OUT_CLASSES: tf.tile(self._classes[tf.newaxis], [tf.shape(image)[0], 1]),
+            features.OUT_PROBABILITIES: probabilities,
+        }
+
+    @tf.function(
+        input_signature=[tf.TensorSpec([None], tf.string, name="examples")], autograph=False
+    )
+    def serve_examples(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Takes serialized tf.Examples, string [batch]; only their image is read."""
+        spec = {features.IMAGE: self._source.spec[features.IMAGE]}
+        answers: dict[str, tf.Tensor] = self.serve_images(
+            tf.io.parse_example(examples, spec)[features.IMAGE]
+        )
+        return answers
+
+    @tf.function(
+        input_signature=[tf.TensorSpec([None], tf.string, name="examples")], autograph=False
+    )
+    def transform_features(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Takes serialized tf.Examples with their labels, string [batch], for TFMA."""
+        # The image goes along: without it the graph would be fed an empty one, and refuse it.
+        out = self._source.apply(tf.io.parse_example(examples, self._source.spec))
+        return {features.LABEL_ID: out[features.LABEL_ID]}
+
+
+def export(
+    model: keras.Model,
+    source: Input,
+    facts: Facts,
+    images: Sequence[bytes],
+    model_dir: Path,
+) -> None:
+    """Writes the SavedModel with its three signatures, and `assets.extra/`.
+
+    Args:
+      model: float32 [batch, side, side, channels] to probabilities, float32 [batch, classes].
+      source: the transform graph that it was trained behind.
+      facts: what `model_facts` gives.
+      images: real encoded images, for TF Serving's warm-up.
+      model_dir: TFX's `serving_model_dir`.
+    """
+    serving = Serving(model, source, facts.classes)
+    tf.saved_model.save(
+        serving,
+        str(model_dir),
+        signatures={
+            features.SERVING_SIGNATURE: serving.serve_images,
+            features.EXAMPLES_SIGNATURE: serving.serve_examples,
+            features.TRANSFORM_SIGNATURE: serving.transform_features,
+        },
+    )
+    extra = model_dir / ASSETS
+    extra.mkdir(exist_ok=True)
+    text = json.dumps(asdict(facts), indent=2, ensure_ascii=False)
+    (extra / features.MODEL_FACTS).write_text(text + "\n", encoding="utf-8")
+    model.save_weights(extra / features.WEIGHTS)
+    _write_warmup(extra / features.WARMUP, images)
+
+
+def model_facts(
+    model: keras.Model, *, preset: str, classes: Sequence[str], resize: str, normalize: str
+) -> Facts:
+    """Returns the facts of a model as it stands."""
+    _, image_size, _, channels = model.input_shape
+    return Facts(
+        classes=tuple(classes),
+        image_size=image_size,
+        channels=channels,
+        resize=resize,
+        normalize=normalize,
+        preset=preset,
+        parameters=model.count_params(),
+        fingerprint=weights_fingerprint(model),
+        versions={
+            name: metadata.version(name) for name in ("tfx", "tensorflow", "keras", "safelight")
+        },
+    )
+
+
+def weights_fingerprint(model: keras.Model) -> str:
+    """Returns 16 hexadecimal digits for all the weights: their shapes and their bytes."""
+    digest = hashlib.sha256()
+    for weight in model.get_weights():
+        digest.update(f"{weight.shape} {weight.dtype.str}\n".encode())
+        digest.update(np.ascontiguousarray(weight).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def read_facts(model_dir: Path) -> dict[str, Any]:
+    """Returns the content of an export's model.json.
+
+    Raises:
+      SafelightError: there is none, it is damaged, or another format.
+    """
+    path = model_dir / ASSETS / features.MODEL_FACTS
+    try:
+        facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        written_as = facts["format"]
+    except OSError:
+        raise SafelightError(
+            f"{model_dir} is no model of Safelight's: {ASSETS}/{features.MODEL_FACTS} is missing. "
+            "Name a directory below serving/<model>/, or a Trainer's Format-Serving."
+        ) from None
+    except (ValueError, KeyError, TypeError):
+        raise SafelightError(
+            f"{path} is damaged; expected JSON with `format`. Use another version of the model."
+        ) from None
+    if written_as != FORMAT:
+        raise SafelightError(
+            f"{path} has format {written_as}; this version reads {FORMAT}. "
+            "Use the version of Safelight that exported the model."
+        )
+    return facts
+
+
+def load_weights(model_dir: Path) -> keras.Model:
+    """Builds an exported model's network anew from its preset, with its weights: for a warm start.
+
+    Args:
+      model_dir: an export, `model.json` and `model.weights.h5` in its `assets.extra/`.
+
+    Raises:
+      SafelightError: it isn't an export, or its weights are not those of its preset.
+    """
+    facts = read_facts(model_dir)
+    model = models.build(
+        facts["preset"],
+        image_size=facts["image_size"],
+        channels=facts["channels"],
+        classes=len(facts["classes"]),
+    )
+    path = model_dir / ASSETS / features.WEIGHTS
+    try:
+        model.load_weights(path)
+    except (OSError, ValueError, KeyError) as error:
+        raise SafelightError(
+            f"{path} does not hold the weights of preset {facts['preset']!r} for "
+            f"{len(facts['classes'])} classes ({error}). Use another version of the model."
+        ) from None
+    return model
+
+
+def _write_warmup(path: Path, images: Sequence[bytes]) -> None:
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for size in _WARMUP_BATCHES:
+            # TF Serving replays the request as it is; the model's name in it isn't looked at.
+            request = predict_pb2.PredictRequest()
+            request.model_spec.signature_name = features.SERVING_SIGNATURE
+            batch = [images[index % len(images)] for index in range(size)]
+            request.inputs[features.IMAGE].CopyFrom(tf.make_tensor_proto(batch, tf.string))
+            log = prediction_log_pb2.PredictionLog(
+                predict_log=prediction_log_pb2.PredictLog(request=request)
+            )
+            writer.write(log.SerializeToString())

@@ -1,0 +1,86 @@
+"""What a cache key is made of: sources, configuration, and any JSON value.
+
+TFX hashes a component's execution properties, not the code behind a dotted path. So each node
+carries the fingerprint of its own sources: a change in one module re-runs the nodes that import
+it, and nothing else.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+from collections.abc import Iterator
+from functools import cache
+from importlib import resources
+from typing import Any
+
+PACKAGES = ("pipeline", "components", "schemas")
+
+# What these hold can't change an artifact: configuration arrives as values, and the others talk.
+EXCLUDED = frozenset({"pipeline.config", "pipeline.errors", "pipeline.events", "pipeline.workdir"})
+
+
+def of_value(value: Any) -> str:
+    """Returns 16 hexadecimal digits for a JSON-serializable value, whatever its keys' order."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@cache
+def of_sources(*modules: str) -> str:
+    """Returns 16 hexadecimal digits for these modules and all of ours that they import.
+
+    Args:
+      modules: dotted names (`pipeline.transform`) or package data (`schemas/image.pbtxt`).
+    """
+    digest = hashlib.sha256()
+    for name, source in sorted(_closure(modules).items()):
+        digest.update(f"{name}\n{len(source)}\n".encode() + source)
+    return digest.hexdigest()[:16]
+
+
+def _closure(modules: tuple[str, ...]) -> dict[str, bytes]:
+    found: dict[str, bytes] = {}
+    waiting = list(modules)
+    while waiting:
+        name = waiting.pop()
+        if name in found or name in EXCLUDED:
+            continue
+        source = _read(name)
+        if source is None:
+            continue
+        found[name] = source
+        if "/" not in name:
+            waiting.extend(_imported(ast.parse(source)))
+    return found
+
+
+def _read(name: str) -> bytes | None:
+    """Returns the source of a module or data file of ours; None for a name that is neither."""
+    if "/" in name:
+        package, _, path = name.partition("/")
+        return resources.files(package).joinpath(path).read_bytes()
+    package, *parts = name.split(".")
+    if not parts:
+        return None
+    *folders, last = parts
+    place = resources.files(package)
+    for folder in folders:
+        place = place.joinpath(folder)
+    for candidate in (place.joinpath(f"{last}.py"), place.joinpath(last).joinpath("__init__.py")):
+        if candidate.is_file():
+            return candidate.read_bytes()
+    return None
+
+
+def _imported(tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            # `from pipeline import x` may name a module, `from pipeline.x import y` names one.
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        else:
+            continue
+        yield from (name for name in names if name.split(".")[0] in PACKAGES)

@@ -1,0 +1,212 @@
+"""What DATA holds, found without opening an image: its form, its files, their labels and splits."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from pathlib import Path
+
+from pipeline.config import Ingest
+from pipeline.errors import DataRefused, bounded
+from pipeline.ingest import manifest, records, walk
+from pipeline.ingest.entries import (
+    SPLIT_NAMES,
+    Entry,
+    Ignored,
+    Listing,
+    Problem,
+    class_name,
+    path_hash,
+    shown,
+)
+from pipeline.ingest.splits import given_splits
+
+_ARCHIVE = re.compile(r"\.(zip|tar|tgz|tar\.\w+|rar|7z)$", re.IGNORECASE)
+_REMOTE = {"gs": "gcs", "s3": "s3"}
+_EXPECTED = (
+    "Expected a folder with one folder of images for each class (DATA/<class>/…), split folders "
+    "(DATA/train/<class>/…), a manifest (CSV or JSON lines) or TFRecords"
+)
+
+
+def read(data: str, options: Ingest) -> Listing:
+    """Lists DATA, in the order of the paths, at most `options.max_images` of it.
+
+    Raises:
+      DataRefused: there is nothing that could be trained on.
+    """
+    root = _existing(data)
+    ignored = Ignored()
+    form = _form(root, options)
+    if form == "manifest":
+        listing = manifest.read(_manifest_of(root, options), options, ignored)
+    elif form == "tfrecords":
+        listing = records.read(root, ignored)
+    else:
+        listing = _read_folders(root, form, options, ignored)
+    _refuse_the_untrainable(listing, data)
+    return _limited(listing, options.max_images)
+
+
+def _existing(data: str) -> Path:
+    scheme, separator, _ = data.partition("://")
+    if separator and scheme != "file":
+        extra = _REMOTE.get(scheme)
+        if extra is None:
+            raise DataRefused(
+                f"DATA {data} is no path that Safelight reads; expected a local path, gs:// or "
+                "s3://. Copy the data to a local folder."
+            )
+        raise DataRefused(
+            f"DATA {data} lies in object storage, and no file system for {scheme}:// is installed. "
+            f"Install it with `pip install 'safelight[{extra}]'`, or copy the data to a local folder."
+        )
+    path = Path(data.removeprefix("file://")).expanduser().absolute()
+    if not path.exists():
+        raise DataRefused(f"There is no folder {data}. {_EXPECTED}.")
+    return path
+
+
+def _form(root: Path, options: Ingest) -> str:
+    if options.form != "auto":
+        return options.form
+    if root.is_file():
+        if manifest.is_manifest(root.name):
+            return "manifest"
+        if records.is_records(root.name):
+            return "tfrecords"
+        hint = " Unpack the archive first." if _ARCHIVE.search(root.name) else ""
+        raise DataRefused(f"DATA {root} is a single file.{hint} {_EXPECTED}.")
+    if options.manifest or manifest.default_manifest(root) is not None:
+        return "manifest"
+    if records.holds_records(root):
+        return "tfrecords"
+    return "splits" if _is_split(root) else "folders"
+
+
+def _is_split(root: Path) -> bool:
+    """Says whether the folders at the root are train, val, test and the like, and only those."""
+    names = walk.folders(root)
+    splits = [name for name in names if name.casefold() in SPLIT_NAMES]
+    if not splits:
+        return False
+    others = [name for name in names if name.casefold() not in SPLIT_NAMES]
+    if others:
+        raise DataRefused(
+            f"{root} mixes split folders ({bounded(splits)}) with others ({bounded(others)}): is "
+            f"{splits[0]!r} a split or a class? Say so with --set ingest.form=splits (the others "
+            "are then ignored) or --set ingest.form=folders (all of them are then classes)."
+        )
+    return True
+
+
+def _manifest_of(root: Path, options: Ingest) -> Path:
+    if root.is_file():
+        return root
+    found = root / options.manifest if options.manifest else manifest.default_manifest(root)
+    if found is None or not found.is_file():
+        raise DataRefused(
+            f"There is no manifest {options.manifest or 'manifest.csv'} in {root}. Name one with "
+            "--set ingest.manifest=FILE (relative to DATA), or give the file itself as DATA."
+        )
+    return found
+
+
+def _read_folders(root: Path, form: str, options: Ingest, ignored: Ignored) -> Listing:
+    if not root.is_dir():
+        raise DataRefused(f"DATA {root} is a file, and ingest.form is {form}; expected a folder.")
+    found, problems = walk.files(root, options.follow_links, ignored)
+    entries: list[Entry] = []
+    kept_problems: list[Problem] = []
+    depth = 1 if form == "splits" else 0
+    for file in found:
+        place = _place(file.path, depth, options.label_from)
+        if place is None:
+            _unplaced(file.path, form, kept_problems, ignored)
+            continue
+        split, label = place
+        entries.append(Entry(file.path, file.size, file.mtime_ns, label, split))
+    for problem in problems:
+        place = _place(problem.path, depth, options.label_from)
+        kept_problems.append(problem._replace(label=place[1] if place else None))
+    given = given_splits({entry.split for entry in entries} | _empty_splits(root, depth))
+    return Listing(form, root, entries, kept_problems, ignored, given)
+
+
+def _place(path: bytes, depth: int, label_from: str) -> tuple[str | None, str] | None:
+    """Returns (split, class) that a path's folders mean, or None where they don't."""
+    parts = path.split(b"/")
+    if len(parts) < depth + 2:
+        return None
+    split = None
+    if depth:
+        split = SPLIT_NAMES.get(parts[0].decode("utf-8", "replace").casefold())
+        if split is None:
+            return None
+    label = parts[depth] if label_from == "top" else b"/".join(parts[depth:-1])
+    return split, class_name(label)
+
+
+def _unplaced(path: bytes, form: str, problems: list[Problem], ignored: Ignored) -> None:
+    inside_split = form == "splits" and SPLIT_NAMES.get(
+        path.split(b"/")[0].decode("utf-8", "replace").casefold()
+    )
+    if walk.looks_like_image(path) and (form == "folders" or inside_split or b"/" not in path):
+        problems.append(Problem(path, "no_label", "the image lies in no class folder", None))
+    else:
+        ignored.add(path)
+
+
+def _empty_splits(root: Path, depth: int) -> set[str]:
+    """Returns every split that has a folder, also one without an image: it is then refused."""
+    if not depth:
+        return set()
+    return {SPLIT_NAMES[n.casefold()] for n in walk.folders(root) if n.casefold() in SPLIT_NAMES}
+
+
+def _refuse_the_untrainable(listing: Listing, data: str) -> None:
+    if not listing.entries:
+        why = "no image"
+        if listing.problems:
+            counts = Counter(problem.reason for problem in listing.problems)
+            found = ", ".join(f"{count} {reason}" for reason, count in counts.most_common())
+            why = f"no usable image ({found}, such as {shown(listing.problems[0].path)})"
+        elif listing.ignored.count:
+            why = f"no image (ignored: {bounded(listing.ignored.names)})"
+        raise DataRefused(f"There is {why} in {data}. {_EXPECTED}.")
+    for split in sorted(listing.given):
+        if not any(entry.split == split for entry in listing.entries):
+            raise DataRefused(
+                f"The {split} split of {data} has no image; expected images of every class. "
+                "Fill its folder or remove it."
+            )
+    if listing.given and "train" not in listing.given:
+        raise DataRefused(
+            f"{data} gives {bounded(sorted(listing.given))} and no train split: there is nothing "
+            "to train on. Add train/<class>/…"
+        )
+    labels = {entry.label for entry in listing.entries}
+    if len(labels) == 1 and None not in labels:
+        (label,) = labels
+        raise DataRefused(_one_class(listing, data, str(label)))
+
+
+def _one_class(listing: Listing, data: str, label: str) -> str:
+    message = f"{data} has one class, {label!r}; a classifier needs at least two."
+    if listing.form == "folders":
+        inner = {entry.path.split(b"/")[1] for entry in listing.entries if entry.path.count(b"/") > 1}
+        if len(inner) > 1:
+            names = bounded(sorted(shown(name) for name in inner))
+            return f"{message} Did you mean the folder inside, {data.rstrip('/')}/{label} ({names})?"
+    return f"{message} {_EXPECTED}."
+
+
+def _limited(listing: Listing, most: int) -> Listing:
+    """Keeps the `most` entries with the smallest hashes, in the order of their paths."""
+    entries = listing.entries
+    if most and len(entries) > most:
+        kept = sorted(entries, key=lambda entry: path_hash(entry.id))[:most]
+        entries = sorted(kept, key=lambda entry: (entry.path, entry.offset))
+    return Listing(
+        listing.form, listing.root, entries, listing.problems, listing.ignored, listing.given
+    )

@@ -1,0 +1,263 @@
+"""An exported model's answers: how they are asked for, written once and read everywhere.
+
+`predictions.parquet` has a row an image: `id` (binary), `split`, `label`, `predicted` (strings),
+`probabilities` (list of float32, in the order of the schema metadata's `classes`). The metadata
+also names the `model`, by the fingerprint in its model.json, and the `version` of a pushed one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline import features
+from pipeline.errors import SafelightError
+
+FILE = "predictions.parquet"
+_ROWS = 4096  # of one row group
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a signature said about a batch: names [batch], probabilities float32 [batch, classes]."""
+
+    labels: list[str]
+    probabilities: Floats
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """The content of one predictions.parquet.
+
+    Attributes:
+      model: the model's fingerprint.
+      version: the pushed version's number, None for a model that is not pushed.
+      classes: names, in the order of the probabilities.
+      ids: bytes [images].
+      labels: what the data says, names [images].
+      predicted: what the model says, names [images].
+      probabilities: float32 [images, classes].
+    """
+
+    model: str
+    version: int | None
+    classes: tuple[str, ...]
+    ids: list[bytes]
+    labels: list[str]
+    predicted: list[str]
+    probabilities: Floats
+
+    def correct(self) -> npt.NDArray[np.bool_]:
+        """Returns bool [images]: whether the model agrees with the data."""
+        pairs = zip(self.labels, self.predicted, strict=True)
+        return np.fromiter((label == name for label, name in pairs), np.bool_, len(self.labels))
+
+
+class Export:
+    """A SavedModel of ours, loaded, with what its model.json tells."""
+
+    def __init__(self, path: Path) -> None:
+        """Loads the model.
+
+        Raises:
+          SafelightError: it is not there, is damaged, or lacks a signature.
+        """
+        import tensorflow as tf
+
+        self.path = path
+        self.facts = read_facts(path)
+        self.classes: tuple[str, ...] = tuple(self.facts["classes"])
+        self.fingerprint: str = self.facts["fingerprint"]
+        try:
+            self._model = tf.saved_model.load(str(path))
+        except Exception as error:
+            raise SafelightError(
+                f"The model at {path} can't be loaded: {_first_line(error)}. Expected a SavedModel "
+                "that Safelight exported; this one is damaged or of an incompatible TensorFlow. "
+                "Restore it or train again."
+            ) from error
+
+    def serve(self, encoded: Sequence[bytes]) -> Answer:
+        """Answers through `serving_default`: encoded images, [batch].
+
+        Raises:
+          SafelightError: an image that the model refuses, or an answer of another form.
+        """
+        return self._ask(features.SERVING_SIGNATURE, features.IMAGE, encoded)
+
+    def serve_examples(self, examples: Any) -> Answer:
+        """Answers through `serving_examples`: serialized tf.Examples, [batch]."""
+        return self._ask(features.EXAMPLES_SIGNATURE, "examples", examples)
+
+    def _ask(self, signature: str, argument: str, batch: Any) -> Answer:
+        import tensorflow as tf
+
+        if signature not in self._model.signatures:
+            raise SafelightError(
+                f"The model at {self.path} has no signature {signature!r}; it has: "
+                f"{', '.join(self._model.signatures) or 'none'}. Expected an export of Safelight's."
+            )
+        try:
+            said = self._model.signatures[signature](**{argument: tf.constant(batch, tf.string)})
+            labels = [text(name) for name in said[features.OUT_LABEL].numpy()]
+            probabilities = said[features.OUT_PROBABILITIES].numpy().astype(np.float32, copy=False)
+        except (tf.errors.OpError, TypeError, KeyError) as error:
+            raise SafelightError(
+                f"The model at {self.path} did not answer through {signature!r}: "
+                f"{_first_line(error)}."
+            ) from error
+        if probabilities.shape != (len(labels), len(self.classes)):
+            raise SafelightError(
+                f"The model at {self.path} answered with probabilities of shape "
+                f"{probabilities.shape}; expected {(len(labels), len(self.classes))}, a column for "
+                "each class in its model.json. Export it again."
+            )
+        return Answer(labels, probabilities)
+
+
+def read_facts(path: Path) -> dict[str, Any]:
+    """Returns the model.json of the export at `path`.
+
+    Raises:
+      SafelightError: it is missing or damaged.
+    """
+    file = path / "assets.extra" / features.MODEL_FACTS
+    try:
+        facts = json.loads(file.read_text(encoding="utf-8"))
+        whole = isinstance(facts["classes"], list) and isinstance(facts["fingerprint"], str)
+    except (OSError, ValueError, KeyError, TypeError):
+        whole = False
+    if not whole:
+        raise SafelightError(
+            f"There is no model at {path}: expected a SavedModel with "
+            f"assets.extra/{features.MODEL_FACTS} that names its classes. Name a version directory "
+            "that Safelight pushed (serving/<model>/<version>)."
+        )
+    loaded: dict[str, Any] = facts
+    return loaded
+
+
+def split_files(examples_uri: str, split: str) -> list[str]:
+    """Returns the TFRecord files of a split, in the order of their numbers."""
+    folder = Path(examples_uri) / f"Split-{split}"
+    return sorted(str(path) for path in folder.glob("*") if path.is_file())
+
+
+def answer_split(
+    export: Export, examples_uri: str, split: str, batch_size: int = 256
+) -> Iterator[pa.RecordBatch]:
+    """Yields the rows of predictions.parquet, batch by batch in the order of the files.
+
+    Raises:
+      SafelightError: the split holds no examples, or the model does not answer.
+    """
+    import tensorflow as tf
+
+    files = split_files(examples_uri, split)
+    wanted = {
+        features.ID: tf.io.FixedLenFeature([], tf.string),
+        features.LABEL: tf.io.FixedLenFeature([], tf.string),
+    }
+    records = tf.data.TFRecordDataset(files).batch(batch_size).prefetch(2)
+    schema = _schema(export)
+    rows = 0
+    for batch in records:
+        facts = tf.io.parse_example(batch, wanted)
+        answer = export.serve_examples(batch)
+        rows += len(answer.labels)
+        labels = [text(label) for label in facts[features.LABEL].numpy()]
+        yield _record_batch(schema, list(facts[features.ID].numpy()), split, labels, answer)
+    if rows == 0:
+        raise SafelightError(
+            f"The split {split!r} of {examples_uri} holds no images; expected at least one. "
+            "Give the data more images, or `ingest.split` a larger share for it."
+        )
+
+
+def write(path: Path, batches: Iterable[pa.RecordBatch], export: Export) -> None:
+    """Writes predictions.parquet into the directory `path`, from `answer_split` of `export`."""
+    with pq.ParquetWriter(path / FILE, _schema(export)) as writer:
+        waiting: list[pa.RecordBatch] = []
+        for batch in batches:
+            waiting.append(batch)
+            if sum(one.num_rows for one in waiting) >= _ROWS:
+                _flush(writer, waiting)
+        if waiting:
+            _flush(writer, waiting)
+
+
+def read(path: Path) -> Predictions | None:
+    """Returns what `path`/predictions.parquet holds, or None where there is no such file."""
+    file = path / FILE
+    if not file.is_file():
+        return None
+    table = pq.read_table(file)
+    metadata = table.schema.metadata
+    classes = tuple(json.loads(metadata[b"classes"]))
+    flat = table.column("probabilities").combine_chunks().values.to_numpy(zero_copy_only=False)
+    return Predictions(
+        model=metadata[b"model"].decode(),
+        version=int(metadata[b"version"]) if b"version" in metadata else None,
+        classes=classes,
+        ids=table.column(features.ID).to_pylist(),
+        labels=table.column(features.LABEL).to_pylist(),
+        predicted=table.column("predicted").to_pylist(),
+        probabilities=np.asarray(flat, np.float32).reshape(table.num_rows, len(classes)),
+    )
+
+
+def text(name: bytes) -> str:
+    """Returns a class name as a string; bytes that are no UTF-8 stay visible as \\xNN."""
+    return name.decode("utf-8", errors="backslashreplace")
+
+
+def _schema(export: Export) -> pa.Schema:
+    metadata = {"classes": json.dumps(list(export.classes)), "model": export.fingerprint}
+    if export.path.name.isdecimal():
+        metadata["version"] = export.path.name
+    return pa.schema(
+        [
+            (features.ID, pa.binary()),
+            ("split", pa.string()),
+            (features.LABEL, pa.string()),
+            ("predicted", pa.string()),
+            ("probabilities", pa.list_(pa.float32())),
+        ],
+        metadata=metadata,
+    )
+
+
+def _record_batch(
+    schema: pa.Schema, ids: list[bytes], split: str, labels: list[str], answer: Answer
+) -> pa.RecordBatch:
+    rows, width = answer.probabilities.shape
+    offsets = pa.array(np.arange(rows + 1, dtype=np.int32) * width)
+    lists = pa.ListArray.from_arrays(offsets, pa.array(answer.probabilities.reshape(-1)))
+    columns = [
+        pa.array(ids, pa.binary()),
+        pa.array([split] * rows, pa.string()),
+        pa.array(labels, pa.string()),
+        pa.array(answer.labels, pa.string()),
+        lists,
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def _flush(writer: pq.ParquetWriter, waiting: list[pa.RecordBatch]) -> None:
+    writer.write_table(pa.Table.from_batches(waiting))
+    waiting.clear()
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0].strip() if lines else ''}".rstrip(".: ")

@@ -1,0 +1,84 @@
+"""Images for the page: small pictures as data URIs, the same bytes for the same image."""
+
+from __future__ import annotations
+
+import base64
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from pipeline import images
+
+# Below this side a picture is kept as it is, in a PNG, and the browser enlarges its pixels.
+_SMALL = 40
+_SIDE = 112
+_JPEG_QUALITY = 82
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture in the page; `pixelated` ones are so small that their pixels should show."""
+
+    source: str
+    width: int
+    height: int
+    pixelated: bool
+
+
+@dataclass(frozen=True)
+class AsSeen:
+    """Pictures after the transform graph, and the range of the values that the model gets."""
+
+    pictures: list[Picture]
+    low: float
+    high: float
+
+
+def of_file(encoded: bytes) -> Picture | None:
+    """Returns the thumbnail of an encoded image, or None where it can't be read."""
+    try:
+        pixels = images.prepare(encoded, min_side=1).pixels
+    except images.BadImage:
+        return None
+    return of_pixels(pixels)
+
+
+def of_pixels(pixels: npt.NDArray[np.uint8]) -> Picture:
+    """Returns the thumbnail of uint8 [height, width, 1 or 3]."""
+    image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+    longest = max(image.size)
+    buffer = io.BytesIO()
+    if longest <= _SMALL:
+        image.save(buffer, "PNG", optimize=True)
+        kind = "png"
+    else:
+        image.thumbnail((_SIDE, _SIDE), Image.Resampling.LANCZOS)
+        image.save(buffer, "JPEG", quality=_JPEG_QUALITY)
+        kind = "jpeg"
+    source = f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return Picture(source, image.width, image.height, pixelated=longest <= _SMALL)
+
+
+def as_seen(transform_graph: Path, encoded: list[bytes]) -> AsSeen:
+    """Returns what the model sees of these images: decoded, resized and normalized by its graph.
+
+    Values outside 0-1 (`transform.normalize = "standard"`) are stretched to what can be shown.
+    """
+    # TensorFlow takes seconds to import: only who has a transform graph to apply pays for it.
+    import tensorflow as tf
+    import tensorflow_transform as tft
+
+    from pipeline import transform
+
+    layer = tft.TFTransformOutput(str(transform_graph)).transform_features_layer()
+    pixels = transform.serving_pixels(layer, tf.constant(encoded))
+    values = pixels.numpy()
+    low, high = float(values.min()), float(values.max())
+    if low < 0 or high > 1:
+        values = (values - low) / ((high - low) or 1.0)
+    shown = np.rint(values * 255).astype(np.uint8)
+    return AsSeen([of_pixels(image) for image in shown], low, high)

@@ -1,0 +1,36 @@
+"""Shares of a count, with the interval that a sample of this size allows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+from pipeline import bounds
+
+# Two one-sided bounds of 97.5 % make an interval of 95 %.
+_ONE_SIDED = 0.975
+
+
+@dataclass(frozen=True)
+class Share:
+    """`hits` of `n`; `low` and `high` are the ends of the exact 95 % interval."""
+
+    hits: int
+    n: int
+    value: float
+    low: float
+    high: float
+
+
+@lru_cache(maxsize=4096)
+def of(hits: int, n: int) -> Share | None:
+    """Returns the share with its interval, or None of nothing."""
+    if n == 0:
+        return None
+    return Share(
+        hits=hits,
+        n=n,
+        value=hits / n,
+        low=bounds.lower_bound(hits, n, _ONE_SIDED),
+        high=bounds.upper_bound(hits, n, _ONE_SIDED),
+    )

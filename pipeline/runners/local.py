@@ -1,0 +1,213 @@
+"""One machine: prepares a run, starts its worker, and waits for how it ends."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pipeline import events, lineage, presets, registry, runs
+from pipeline.config import Config, Effective
+from pipeline.errors import ConfigError, SafelightError
+from pipeline.ingest.scan import Scan
+from pipeline.runs import Request, Result, RunDir
+from pipeline.workdir import Workdir
+
+Watcher = Callable[[dict[str, Any]], None]
+
+_PACKAGES = ("safelight", "tfx", "tensorflow", "keras", "apache-beam", "tensorflow-data-validation")
+_POLL_SECONDS = 0.1
+_STOP_SECONDS = 20.0
+# Exported model, champion, checkpoints, TensorFlow's and Beam's scratch files.
+_DISK_FLOOR = 500 * 1024**2
+
+
+def prepare(workdir: Workdir, effective: Effective, scan: Scan) -> RunDir:
+    """Writes the request of a new run of `scan`'s data; the workdir must be held.
+
+    Raises:
+      SafelightError: there is too little disk for the job.
+    """
+    _check_disk(workdir, scan)
+    config, chosen = resolve(effective.config, scan)
+    run_lineage = lineage.of(scan.fingerprint, config)
+    model_registry = registry.open(workdir.serving(config.push.model_name))
+    inputs = model_registry.resolve_inputs(
+        run_lineage["data"], run_lineage["config"], run_lineage["code"]
+    )
+    champion = model_registry.champion()
+    published = champion is not None and run_lineage == {
+        key: getattr(champion, key) for key in run_lineage
+    }
+    run_id = runs.new_run_id()
+    run = RunDir(workdir.runs / run_id)
+    run.write_request(
+        Request(
+            run_id=run_id,
+            created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            data=scan.data,
+            config=config.model_dump(mode="json"),
+            origins=effective.origins,
+            chosen=chosen,
+            scan=scan.to_dict(),
+            lineage=run_lineage,
+            inputs={
+                "known_classes": list(inputs.known_classes),
+                "champion": inputs.champion_version,
+                "champion_uri": inputs.champion_uri,
+                "published": published,
+            },
+            versions=versions(),
+        )
+    )
+    return run
+
+
+def resolve(config: Config, scan: Scan) -> tuple[Config, list[str]]:
+    """Returns the configuration with what was left open chosen from the data, and what was chosen.
+
+    Raises:
+      ConfigError: no image's header could be read, so that its size has to be given.
+    """
+    size, channels = config.transform.image_size, config.transform.channels
+    if size is None or channels is None:
+        if scan.majority is None:
+            raise ConfigError(
+                f"The size of the images in {scan.data} can't be told from outside. "
+                "Give it: --set transform.image_size=64 --set transform.channels=3."
+            )
+        likely_size, likely_channels, _ = presets.choose_input(*scan.majority)
+        size, channels = size or likely_size, channels or likely_channels
+    preset = config.train.preset or presets.choose(size, channels)
+    epochs = config.train.epochs or presets.get(preset).epochs
+    chosen = {
+        "transform": {"image_size": size, "channels": channels},
+        "train": {"preset": preset, "epochs": epochs},
+    }
+    sections = {name: getattr(config, name) for name in chosen}
+    said = [
+        f"{name}.{key} = {value}"
+        for name, keys in chosen.items()
+        for key, value in keys.items()
+        if getattr(sections[name], key) is None
+    ]
+    update = {name: section.model_copy(update=chosen[name]) for name, section in sections.items()}
+    return config.model_copy(update=update), said
+
+
+def execute(
+    workdir: Workdir, run: RunDir, lock: int, watch: Watcher, log_to_screen: bool = False
+) -> Result:
+    """Runs a prepared request in a worker and returns how it ended.
+
+    Args:
+      workdir: held by the caller.
+      run: from `prepare`.
+      lock: the workdir's lock, inherited by the worker: it stays held while the worker lives.
+      watch: called with each event of the run as it comes.
+      log_to_screen: TensorFlow's, Beam's and TFX's words go to standard error, not to the log.
+    """
+    with open(run.log, "ab") as log:
+        output = sys.stderr if log_to_screen else log
+        worker = subprocess.Popen(
+            [sys.executable, "-m", "pipeline.runners.worker", str(workdir.root), str(run.root)],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            pass_fds=[lock],
+            # A session of its own: Ctrl-C reaches this process alone, which stops the worker.
+            start_new_session=True,
+            env=_worker_environment(),
+        )
+        try:
+            _follow(worker, run, watch)
+        except KeyboardInterrupt:
+            _stop(worker)
+            raise
+    return run.read_result() or _without_result(run, worker.returncode)
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions of the packages that decide what a run does."""
+    found = {"python": sys.version.split()[0]}
+    for package in _PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def finish(run: RunDir, result: Result, report: Path | None) -> Result:
+    """Records where the report is, and returns the result that says so."""
+    if report is not None:
+        result = replace(result, report=str(report))
+    run.write_result(result)
+    return result
+
+
+def _worker_environment() -> dict[str, str]:
+    environment = dict(os.environ)
+    environment.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
+    environment["TF_USE_LEGACY_KERAS"] = "0"
+    return environment
+
+
+def _follow(worker: subprocess.Popen[bytes], run: RunDir, watch: Watcher) -> None:
+    offset = 0
+    while True:
+        ended = worker.poll() is not None
+        for behind, event in events.read(run.events, offset):
+            watch(event)
+            offset = behind
+        if ended:
+            return
+        time.sleep(_POLL_SECONDS)
+
+
+def _stop(worker: subprocess.Popen[bytes]) -> None:
+    worker.terminate()
+    try:
+        worker.wait(_STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        os.killpg(worker.pid, signal.SIGKILL)
+        worker.wait()
+
+
+def _without_result(run: RunDir, returncode: int) -> Result:
+    """Returns the result of a worker that died before it could write one."""
+    if returncode < 0:
+        how = f"was ended by {signal.Signals(-returncode).name}"
+        advice = (
+            " (out of memory is the usual reason: see the system's log)"
+            if returncode == -signal.SIGKILL
+            else ""
+        )
+    else:
+        how, advice = f"ended with exit code {returncode}", ""
+    reason = (
+        f"The worker {how}{advice}. {run.log} has its last words; "
+        "run the same command again to go on from the last finished stage."
+    )
+    result = Result(run_id=run.root.name, outcome="failed", reasons=[reason])
+    run.write_result(result)
+    return result
+
+
+def _check_disk(workdir: Workdir, scan: Scan) -> None:
+    free = shutil.disk_usage(workdir.root).free
+    needed = int(scan.bytes * 1.2) + _DISK_FLOOR
+    if free < needed:
+        raise SafelightError(
+            f"Too little disk for this job: {workdir.root} has {free / 1e9:.1f} GB free, "
+            f"and about {needed / 1e9:.1f} GB are needed for {scan.bytes / 1e9:.1f} GB of images. "
+            "Free some space, or name a --workdir on a larger disk."
+        )

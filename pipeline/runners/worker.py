@@ -1,0 +1,182 @@
+"""The worker: a child process that imports TFX, builds the graph and runs it node by node.
+
+    python -m pipeline.runners.worker WORKDIR RUN_DIR
+
+Its standard output and error are the run's log; what people should see goes through
+`pipeline.events`. It ends with result.json written, whatever happened.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import logging
+import os
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any, NoReturn
+
+from pipeline import events, runs
+from pipeline.config import Config
+from pipeline.errors import DataRefused, SafelightError
+from pipeline.runs import Outcome, Request, Result, RunDir, Stage
+from pipeline.workdir import Workdir
+
+_PR_SET_PDEATHSIG = 1
+
+
+class Interrupted(SafelightError):
+    """The run was asked to stop."""
+
+
+def main() -> None:
+    """Runs one request; the exit code is the outcome's."""
+    workdir, run = Workdir(Path(sys.argv[1])), RunDir(Path(sys.argv[2]))
+    # TFX's executors hand the program's own arguments to Beam: there is nothing here for it.
+    del sys.argv[1:]
+    events.configure(run.events)
+    logging.basicConfig(level=logging.INFO)
+    signal.signal(signal.SIGTERM, _stop)
+    _stop_with_parent()
+    # TensorFlow Transform chooses Keras 2 where nothing is said.
+    os.environ["TF_USE_LEGACY_KERAS"] = "0"
+    execution = Execution(workdir, run)
+    result = execution.run_all()
+    run.write_result(result)
+    sys.exit(result.exit_code)
+
+
+class Execution:
+    """One pass over the graph's nodes, and what is known of it so far."""
+
+    def __init__(self, workdir: Workdir, run: RunDir) -> None:
+        self.workdir = workdir
+        self.run = run
+        self.request: Request = run.read_request()
+        self.stages: list[Stage] = []
+        self.artifacts: dict[str, dict[str, str]] = {}
+        self.pushed: dict[str, str] = {}
+
+    def run_all(self) -> Result:
+        """Returns the result; an error becomes a failed one, its traceback goes to the log."""
+        try:
+            self._run_nodes()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the run ends with a result
+            traceback.print_exc()
+            known = _known_cause(error)
+            outcome: Outcome = "invalid_data" if isinstance(known, DataRefused) else "failed"
+            return self._result(outcome, _reasons(known, error))
+        return self._finished()
+
+    def _run_nodes(self) -> None:
+        # Here TensorFlow and TFX are imported: seconds that the person is told about.
+        started = time.monotonic()
+        from pipeline.runners.nodes import NodeRunner
+
+        config = Config.model_validate(self.request.config)
+        runner = NodeRunner(config, self.request, self.workdir)
+        events.emit("startup", seconds=round(time.monotonic() - started, 2))
+        for name in runner.names:
+            self._run_node(runner, name)
+
+    def _run_node(self, runner: Any, name: str) -> None:
+        events.emit("stage", name=name, state="start")
+        started = time.monotonic()
+        try:
+            done = runner.run(name)
+        except BaseException:
+            self._ended(name, "failed", time.monotonic() - started)
+            raise
+        self.artifacts[name] = done.uris
+        runs.write_json(self.run.artifacts, self.artifacts)
+        if name == "Pusher":
+            self.pushed = done.properties
+        self._ended(name, "cached" if done.cached else "complete", time.monotonic() - started)
+
+    def _ended(self, name: str, state: Any, seconds: float) -> None:
+        stage = Stage(name=name, seconds=round(seconds, 2), state=state)
+        self.stages.append(stage)
+        events.emit(
+            "stage", name=name, state=state, seconds=stage.seconds, peak_mb=_peak_memory_mb()
+        )
+
+    def _finished(self) -> Result:
+        verdict = self._read("BlessingGate", "blessing", "verdict.json")
+        if not verdict.get("blessed"):
+            return self._result("not_blessed", verdict.get("reasons", []))
+        version = int(self.pushed["pushed_version"])
+        new = self.pushed.get("published_by") == self.request.run_id
+        return self._result(
+            "pushed" if new else "unchanged",
+            [] if new else [f"Nothing has changed since version {version} was pushed."],
+            pushed_to=self.pushed["pushed_destination"],
+            version=version,
+        )
+
+    def _result(
+        self,
+        outcome: Outcome,
+        reasons: list[str],
+        pushed_to: str | None = None,
+        version: int | None = None,
+    ) -> Result:
+        summary = self._read("ImageExampleGen", "ingest_report", "summary.json")
+        verdict = self._read("BlessingGate", "blessing", "verdict.json")
+        return Result(
+            run_id=self.request.run_id,
+            outcome=outcome,
+            reasons=reasons,
+            metrics=verdict.get("metrics", {}),
+            stages=self.stages,
+            examples=summary.get("examples", {}),
+            quarantined=summary.get("quarantined", 0),
+            pushed_to=pushed_to,
+            version=version,
+        )
+
+    def _read(self, node: str, output: str, name: str) -> dict[str, Any]:
+        uri = self.artifacts.get(node, {}).get(output)
+        if uri is None:
+            return {}
+        loaded: dict[str, Any] = json.loads((Path(uri) / name).read_text())
+        return loaded
+
+
+def _known_cause(error: BaseException) -> SafelightError | None:
+    """Returns the error of ours that this one is, or that Beam and TFX wrapped."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, SafelightError):
+            return seen
+        seen = seen.__cause__ or seen.__context__
+    return None
+
+
+def _reasons(known: SafelightError | None, error: BaseException) -> list[str]:
+    if known is not None:
+        return known.reasons or [str(known)]
+    return [f"{type(error).__name__}: {error}".strip()]
+
+
+def _peak_memory_mb() -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) // 1024
+    return 0
+
+
+def _stop(signum: int, frame: object) -> NoReturn:
+    # An Exception, so that TFX removes the half-written outputs of the node that was running.
+    raise Interrupted("The run was stopped. Run the same command again to go on from here.")
+
+
+def _stop_with_parent() -> None:
+    """Asks the kernel for a SIGTERM when the parent dies, however it dies."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    main()

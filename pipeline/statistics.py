@@ -1,0 +1,43 @@
+"""What StatisticsGen counts: facts and labels, never image bytes."""
+
+from __future__ import annotations
+
+import tensorflow_data_validation as tfdv
+
+from pipeline.features import CHANNEL_FACTS, FLOAT_FACTS, FORMAT, INT_FACTS, LABEL
+from schemas import image_schema
+
+COUNTED = (LABEL, FORMAT, *INT_FACTS, *FLOAT_FACTS, *CHANNEL_FACTS)
+
+# TFDV compares a label's values with its domain by these lists: a class beyond their end would go
+# unnoticed.
+_MOST_CLASSES = 20_000
+
+
+def statistics_options() -> tfdv.StatsOptions:
+    """Returns the options for StatisticsGen.
+
+    The schema in them names only what is to be counted, and Beam's reader then leaves all else in
+    the files: the images' bytes never reach TFDV. They hold no data (the classes come with the
+    schema artifact), so that they don't change the cache key from run to run.
+    """
+    schema = image_schema.parse(image_schema.curated())
+    uncounted = [feature.name for feature in schema.feature if feature.name not in COUNTED]
+    for feature in list(schema.feature):
+        if feature.name in uncounted:
+            schema.feature.remove(feature)
+    schema.ClearField("tensor_representation_group")
+    for feature in schema.feature:
+        if feature.name == LABEL:
+            feature.ClearField("domain")
+    return tfdv.StatsOptions(
+        schema=schema,
+        experimental_filter_read_paths=True,
+        num_top_values=_MOST_CLASSES,
+        num_rank_histogram_buckets=_MOST_CLASSES,
+        num_values_histogram_buckets=2,
+        num_histogram_buckets=10,
+        num_quantiles_histogram_buckets=10,
+        # One combiner for all features, where the default groups by each value across workers.
+        use_sketch_based_topk_uniques=True,
+    )

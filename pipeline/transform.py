@@ -1,0 +1,123 @@
+"""The transform graph: encoded bytes to pixels, class names to ids.
+
+TensorFlow Transform traces `preprocessing_fn` once. The graph is applied in tf.data when training,
+by TFMA when evaluating, and inside the serving signature; there is no second preprocessing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import tensorflow as tf
+import tensorflow_transform as tft
+
+from pipeline.config import Transform
+from pipeline.decode import decode_and_resize
+from pipeline.features import CHANNEL_FACTS, IMAGE, LABEL, LABEL_ID, PIXELS
+
+# Data of one even colour has no variance to divide by. One level of 255 is the finest difference
+# that a pixel can show.
+_SMALLEST_DEVIATION = 1 / 255
+
+
+def preprocessing_fn(
+    inputs: Mapping[str, Any], custom_config: Mapping[str, Any], classes: Sequence[str]
+) -> dict[str, tf.Tensor]:
+    """Builds the transform graph.
+
+    Args:
+      inputs: `image` and `label`, string [batch]; for `standard` also the recorded facts.
+      custom_config: `transform` holds the resolved config.Transform.
+      classes: in the order of their ids; the executor takes them from the schema.
+
+    Returns:
+      `pixels`, float32 [batch, size, size, channels], and `label_id`, int64 [batch], -1 for a
+      label that is not among the classes.
+
+    Raises:
+      tf.errors.InvalidArgumentError: (when applied) an image can't be decoded, or is too large.
+    """
+    options = Transform.model_validate(custom_config["transform"])
+    size, channels = options.image_size, options.channels
+    if size is None or channels is None:
+        raise ValueError(f"transform.image_size and .channels must be resolved, got {options!r}")
+    pixels = decode_and_resize(
+        inputs[IMAGE],
+        image_size=size,
+        channels=channels,
+        resize=options.resize,
+        max_pixels=options.max_pixels,
+    )
+    if options.normalize == "standard":
+        mean, deviation = channel_moments(inputs, channels)
+        pixels = (pixels - mean) / deviation
+    return {PIXELS: pixels, LABEL_ID: label_ids(inputs[LABEL], classes)}
+
+
+def label_ids(label: tf.Tensor, classes: Sequence[str]) -> tf.Tensor:
+    """Returns int64 [batch]: the positions of `label` (string [batch]) in `classes`, else -1."""
+
+    def table() -> tf.lookup.StaticHashTable:
+        names = tf.constant([name.encode() for name in classes])
+        ids = tf.range(len(classes), dtype=tf.int64)
+        return tf.lookup.StaticHashTable(
+            tf.lookup.KeyValueTensorInitializer(names, ids), default_value=-1
+        )
+
+    return tft.make_and_track_object(table, name="classes").lookup(label)
+
+
+def channel_moments(
+    inputs: Mapping[str, Any], channels: int
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns mean and standard deviation of train's pixels, float32 [channels] each.
+
+    Worked out from the facts that ingest recorded, in one cheap pass that decodes nothing. Each
+    image counts once, whatever its size: they are all resized to as many pixels. So the mean is the
+    mean of the images' means, and the variance is pooled: the mean of the variances within images
+    plus the variance of the means between them. (Shrinking smooths an image, so that the variance
+    of what the network sees is a little smaller; the black bars of `pad` aren't counted.)
+
+    Args:
+      inputs: `channel_mean` and `channel_std` (sparse float32 [batch, 1 or 3]), `brightness` and
+        `contrast` (float32 [batch], the moments of the luma).
+      channels: 1 or 3; for 1 the luma's moments are taken.
+    """
+    if channels == 1:
+        means, deviations = (inputs[name][:, tf.newaxis] for name in ("brightness", "contrast"))
+    else:
+        means, deviations = (_three(inputs[name]) for name in CHANNEL_FACTS)
+    mean = tft.mean(means, reduce_instance_dims=False)
+    within = tft.mean(tf.square(deviations), reduce_instance_dims=False)
+    between = tft.var(means, reduce_instance_dims=False)
+    deviation = tf.maximum(tf.sqrt(within + between), _SMALLEST_DEVIATION)
+    return tf.ensure_shape(mean, (channels,)), tf.ensure_shape(deviation, (channels,))
+
+
+def _three(values: tf.SparseTensor) -> tf.Tensor:
+    """Returns float32 [batch, 3] of one or three values a row; a grey image's counts for each."""
+    dense = tf.sparse.to_dense(values)
+    dense = tf.pad(dense, [[0, 0], [0, 3]])[:, :3]
+    ones = tf.ones_like(values.values, tf.int64)
+    count = tf.math.unsorted_segment_sum(ones, values.indices[:, 0], values.dense_shape[0])
+    three = tf.where(tf.equal(count, 1)[:, tf.newaxis], dense[:, :1], dense)
+    return tf.ensure_shape(three, (None, 3))
+
+
+def serving_pixels(
+    transform_layer: Callable[[Mapping[str, tf.Tensor]], Mapping[str, tf.Tensor]],
+    image: tf.Tensor,
+) -> tf.Tensor:
+    """Returns the pixels of encoded images: what a serving signature calls.
+
+    Args:
+      transform_layer: `tft.TFTransformOutput(dir).transform_features_layer()`. It must be an
+        attribute of the tf.Module that is saved, for its table to be saved along.
+      image: string [batch], encoded files. No label and no facts are needed: the layer drops what
+        depends on features that it isn't given.
+
+    Returns:
+      float32 [batch, size, size, channels].
+    """
+    return transform_layer({IMAGE: image})[PIXELS]

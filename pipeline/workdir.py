@@ -1,0 +1,152 @@
+"""The workdir: all that belongs to one lineage of runs, and who may write to it.
+
+safelight.json                    the marker: format and the path it was made at
+artifacts/                        what TFX's components wrote
+metadata.sqlite                   ML Metadata, unless metadata.url says otherwise
+checkpoints/<fingerprint>/        training that can be resumed
+index.html                        all runs, with links to their reports
+runs/<run id>/                    run.json, events.jsonl, log.txt, result.json, report.html
+serving/<model>/<version>/        what TF Serving serves, and registry.json beside
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import filelock
+
+from pipeline.errors import Busy, UsageError
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Workdir:
+    """Paths below one workdir; `open_workdir` makes or checks it."""
+
+    root: Path
+
+    @property
+    def marker(self) -> Path:
+        return self.root / "safelight.json"
+
+    @property
+    def artifacts(self) -> Path:
+        return self.root / "artifacts"
+
+    @property
+    def metadata(self) -> Path:
+        return self.root / "metadata.sqlite"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.root / "checkpoints"
+
+    @property
+    def runs(self) -> Path:
+        return self.root / "runs"
+
+    @property
+    def index(self) -> Path:
+        """The page that lists all runs; it links to each report."""
+        return self.root / "index.html"
+
+    def serving(self, model_name: str) -> Path:
+        """Returns the directory that TF Serving watches for this model."""
+        return self.root / "serving" / model_name
+
+    @contextmanager
+    def lock(self, wait: bool = False) -> Iterator[int]:
+        """Holds the workdir; yields the lock's file descriptor, for a worker to inherit.
+
+        The lock belongs to the open file, so that a worker that outlives its parent still holds it.
+
+        Raises:
+          Busy: somebody else holds it, and `wait` is False.
+        """
+        lock = filelock.UnixFileLock(self.root / ".lock", timeout=-1 if wait else 0)
+        try:
+            lock.acquire()
+        except filelock.Timeout:
+            raise Busy(
+                f"The workdir {self.root} is busy: {self._holder()}. "
+                "Wait for it to end, or run again with --wait."
+            ) from None
+        holder = self.root / ".holder.json"
+        try:
+            holder.write_text(
+                json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()})
+            )
+            descriptor = lock._context.lock_file_fd
+            assert descriptor is not None
+            yield descriptor
+        finally:
+            holder.unlink(missing_ok=True)
+            lock.release()
+
+    def _holder(self) -> str:
+        try:
+            holder = json.loads((self.root / ".holder.json").read_text())
+        except (OSError, ValueError):
+            return "another process holds it"
+        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(holder["since"]))
+        return f"process {holder['pid']} on {holder['host']} holds it since {since}"
+
+
+def open_workdir(path: Path, create: bool = True) -> Workdir:
+    """Returns the workdir at `path`, made if it isn't there yet.
+
+    Raises:
+      UsageError: the path is a file, a folder with other things in it, a workdir made at another
+        path or by another format, or (create=False) not there.
+    """
+    root = path.expanduser().absolute()
+    workdir = Workdir(root)
+    if workdir.marker.is_file():
+        _check_marker(workdir)
+        return workdir
+    if root.exists() and not root.is_dir():
+        raise UsageError(f"--workdir {path} is a file; expected a directory.")
+    if root.exists() and any(root.iterdir()):
+        raise UsageError(
+            f"--workdir {path} holds other files and is no workdir of Safelight's "
+            "(safelight.json is missing). Name an empty or a new directory."
+        )
+    if not create:
+        raise UsageError(
+            f"There is no workdir at {path}. Make one with: safelight run DATA --workdir {path}"
+        )
+    root.mkdir(parents=True, exist_ok=True)
+    temporary = root / ".safelight.json.new"
+    temporary.write_text(json.dumps({"format": FORMAT, "path": str(root)}, indent=2) + "\n")
+    temporary.replace(workdir.marker)
+    return workdir
+
+
+def _check_marker(workdir: Workdir) -> None:
+    try:
+        marker = json.loads(workdir.marker.read_text())
+        made_at, made_as = marker["path"], marker["format"]
+    except (ValueError, KeyError, TypeError):
+        raise UsageError(
+            f"{workdir.marker} is damaged; expected JSON with `format` and `path`. "
+            "Restore it, or start with a new --workdir."
+        ) from None
+    if made_as != FORMAT:
+        raise UsageError(
+            f"The workdir {workdir.root} has format {made_as}; this version reads {FORMAT}. "
+            "Use the version of Safelight that made it, or start with a new --workdir."
+        )
+    if Path(made_at) != workdir.root:
+        raise UsageError(
+            f"The workdir {workdir.root} was made at {made_at}, and ML Metadata records paths. "
+            f"Move it back there, or start with a new --workdir; its models under serving/ stay "
+            "usable by `safelight predict --model DIR`."
+        )

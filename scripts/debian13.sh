@@ -1,0 +1,90 @@
+#!/bin/sh
+# Runs a command in a Debian 13 root folder that holds a copy of this repository.
+#
+#   scripts/debian13.sh COMMAND [ARGUMENT]...
+#
+# For a machine whose glibc is too old for the current lane (TFX 1.21). Needs root and debootstrap.
+# The folder `.cache/debian13` is made once (about 700 MB; 5 GB with the lane's packages) and used
+# again; removing it starts afresh. DEBIAN_MIRROR names another mirror than debootstrap's own.
+set -eu
+
+release="trixie 1"  # raise the number when `packages` changes: the folder is then made anew
+packages=python3,python3-venv,python3-dev,g++,git,make,ca-certificates
+repository=$(cd "$(dirname "$0")/.." && pwd)
+folder=$repository/.cache/debian13
+stamp=$folder/.safelight-root
+
+say() {
+    printf '%s\n' "$@" >&2
+}
+
+[ "$(id -u)" = 0 ] || {
+    say "make: a root folder of another Debian takes root: run it as root (sudo make smoke-current)."
+    exit 1
+}
+
+make_root() {
+    command -v debootstrap >/dev/null || {
+        say "make: debootstrap is missing: apt-get install debootstrap"
+        exit 1
+    }
+    say "Making a Debian 13 root folder in .cache/debian13: about 700 MB, 1 to 5 minutes."
+    rm -rf "$folder"
+    mkdir -p "$folder.new"
+    debootstrap --variant=minbase --include="$packages" trixie "$folder.new" \
+        ${DEBIAN_MIRROR:+"$DEBIAN_MIRROR"} >"$folder.log" 2>&1 || {
+        say "make: debootstrap failed; the end of .cache/debian13.log:"
+        tail -n 5 "$folder.log" >&2
+        exit 1
+    }
+    printf '%s\n' "$release" >"$folder.new/.safelight-root"
+    mv "$folder.new" "$folder"
+}
+
+# copy_in FILE...: what the machine says about its network: names, certificates, package index.
+copy_in() {
+    for file in "$@"; do
+        if [ -f "$file" ]; then
+            mkdir -p "$folder$(dirname "$file")"
+            cp -L "$file" "$folder$file"
+        fi
+    done
+}
+
+copy_repository() {
+    mkdir -p "$folder/safelight"
+    # What git ignores there (the environment, uv, caches) stays; everything else is made anew.
+    find "$folder/safelight" -mindepth 1 -maxdepth 1 \
+        ! -name .venv ! -name .tools ! -name .cache -exec rm -rf {} +
+    cd "$repository"
+    git ls-files -z --cached --others --exclude-standard |
+        xargs -0 sh -c 'for name; do [ ! -f "$name" ] || printf "%s\0" "$name"; done' sh |
+        tar --null --files-from=- --create --file=- | tar --extract --file=- -C "$folder/safelight"
+}
+
+if [ ! -f "$stamp" ] || [ "$(cat "$stamp")" != "$release" ]; then
+    make_root
+fi
+copy_in /etc/resolv.conf /etc/hosts /etc/ssl/certs/ca-certificates.crt /etc/pip.conf \
+    /etc/uv/uv.toml "${HOME:-/root}/.config/pip/pip.conf" "${HOME:-/root}/.pip/pip.conf" \
+    "${HOME:-/root}/.config/uv/uv.toml" "${SSL_CERT_FILE:-}" "${PIP_CERT:-}" "${UV_CONFIG_FILE:-}"
+copy_repository
+
+enter='
+    folder=$1
+    shift
+    exec chroot "$folder" /usr/bin/env HOME=/root USER=root TMPDIR=/tmp LANG=C.UTF-8 \
+        PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
+        sh -c '\''cd /safelight && exec "$@"'\'' sh "$@"'
+mounts='
+    mount -t proc proc "$1/proc" || mount --rbind /proc "$1/proc"
+    mount -t tmpfs tmpfs "$1/dev/shm"'
+
+# The machine's own Pythons and caches have other paths in there.
+unset PYENV_ROOT PYENV_VERSION UV_CACHE_DIR PIP_FIND_LINKS
+# Mounts live in a namespace of their own and end with the command: none is left behind, and
+# removing the folder can't reach through one. Where they are refused, it works without.
+if unshare --mount true 2>/dev/null; then
+    exec unshare --mount sh -c "{ $mounts; } >/dev/null 2>&1 || true; $enter" sh "$folder" "$@"
+fi
+exec sh -c "$enter" sh "$folder" "$@"

@@ -1,0 +1,77 @@
+"""Artifacts as ingest writes them, made for tests: tf.Examples of real images, and the report."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import tensorflow as tf
+from PIL import Image
+
+from pipeline import images
+from pipeline.features import (
+    CHANNEL_FACTS,
+    FLOAT_FACTS,
+    FORMAT,
+    ID,
+    IMAGE,
+    LABEL,
+    SHA256,
+)
+
+
+def encoded(image: Image.Image, form: str = "PNG", **options: object) -> bytes:
+    """Returns the image as a file of this format."""
+    out = io.BytesIO()
+    image.save(out, form, **options)
+    return out.getvalue()
+
+
+def example(data: bytes, label: str, name: str = "made") -> tf.train.Example:
+    """Returns the tf.Example that ingest would make of this file, `prepare` included."""
+    ready = images.prepare(data)
+    facts = images.facts(ready.pixels)
+    ints = {
+        "height": ready.height,
+        "width": ready.width,
+        "channels": ready.channels,
+        "byte_size": len(ready.encoded),
+    }
+    made = tf.train.Example()
+    feature = made.features.feature
+    for key, value in {
+        IMAGE: ready.encoded,
+        LABEL: label.encode(),
+        ID: name.encode(),
+        SHA256: images.digest(ready.pixels).hex().encode(),
+        FORMAT: ready.format.encode(),
+    }.items():
+        feature[key].bytes_list.value.append(value)
+    for key, number in ints.items():
+        feature[key].int64_list.value.append(number)
+    for key in FLOAT_FACTS:
+        feature[key].float_list.value.append(getattr(facts, key))
+    for key in CHANNEL_FACTS:
+        feature[key].float_list.value.extend(getattr(facts, key))
+    return made
+
+
+def write_split(root: Path, split: str, examples: Iterable[tf.train.Example]) -> None:
+    """Writes one shard of the examples artifact below `root`."""
+    folder = root / f"Split-{split}"
+    folder.mkdir(parents=True)
+    with tf.io.TFRecordWriter(str(folder / "data_tfrecord-00000-of-00001")) as writer:
+        for made in examples:
+            writer.write(made.SerializeToString())
+
+
+def write_report(
+    root: Path, classes: list[str], per_class: Mapping[str, Mapping[str, int]]
+) -> Path:
+    """Writes the ingest report's summary.json, as far as validation reads it."""
+    root.mkdir(parents=True, exist_ok=True)
+    summary = {"classes": classes, "per_class": per_class}
+    (root / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
+    return root

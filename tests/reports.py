@@ -1,0 +1,267 @@
+"""Workdirs to report on: real images through the real ingest, transform graph and model.
+
+Only what training and the last gates would write is made here, by the documented formats, from
+the model's real answers.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from tfx.dsl.components.base.base_beam_executor import BaseBeamExecutor
+from tfx.types import standard_artifacts
+
+from components.artifacts import IngestReport
+from components.image_example_gen import Executor
+from pipeline import events, features, predictions, runs, verdict
+from pipeline.config import Config, Evaluate, Ingest
+from pipeline.ingest.scan import scan
+from pipeline.runs import Request, Result, RunDir, Stage
+from pipeline.workdir import Workdir, open_workdir
+from tests import exports, graphs, made
+
+_BEAM = ["--runner=DirectRunner", "--direct_running_mode=in_memory"]
+SERVED = {
+    "passed": True,
+    "images": 16,
+    "label_mismatches": 0,
+    "max_difference": 1.2e-07,
+    "tolerance": 1e-4,
+    "load_seconds": 1.5,
+    "message": "16 images were served as they were evaluated.",
+}
+
+
+def photographs(root: Path, names: dict[str, str], count: int = 60, wrong: int = 6) -> Path:
+    """Writes `count` pictures a class, some of them labelled wrongly, and files that are none.
+
+    Args:
+      root: where class folders are made.
+      names: from a folder's name to the colour of its pictures.
+      count: of each class.
+      wrong: pictures of each class that show the next class's colour.
+    """
+    colours = list(names.values())
+    for position, (name, colour) in enumerate(names.items()):
+        folder = root / name
+        folder.mkdir(parents=True)
+        for number in range(count):
+            shown = colours[(position + 1) % len(colours)] if number < wrong else colour
+            image = made.picture(shown, number + 1000 * (shown != colour))
+            image.save(folder / f"{number:05d}.png")
+    first = root / next(iter(names))
+    (first / "empty.jpg").write_bytes(b"")
+    (first / "page <img src=x>.jpg").write_text("<!DOCTYPE html><script>alert(1)</script>")
+    shutil.copy(first / "00005.png", first / "copy.png")
+    return root
+
+
+def new_run(workdir: Workdir, data: Path, run_id: str, **config: dict[str, Any]) -> RunDir:
+    """Writes the request of a run, as `safelight run` does."""
+    effective = Config.model_validate(
+        {"train": {"preset": "cifar10-cnn", "epochs": 6}, "transform": {"image_size": 32}} | config
+    )
+    run = RunDir(workdir.runs / run_id)
+    run.write_request(
+        Request(
+            run_id=run_id,
+            created="2025-03-04T05:06:07Z",
+            data=str(data),
+            config=effective.model_dump(mode="json"),
+            origins={"train.epochs": "--set train.epochs"},
+            chosen=["transform.image_size = 32", "train.preset = cifar10-cnn"],
+            scan={},
+            lineage={"data": "d" * 16, "config": "c" * 16, "code": "e" * 16},
+            inputs={"known_classes": [], "champion": None, "champion_uri": ""},
+            versions={"python": "3.10", "tfx": "1.16.0"},
+        )
+    )
+    return run
+
+
+def ingest(workdir: Workdir, data: Path, **options: Any) -> dict[str, str]:
+    """Runs the real ImageExampleGen; returns the URIs of its outputs."""
+    root = workdir.artifacts / "ImageExampleGen"
+    settings = Ingest(error_budget=0.5, **options)
+    examples, report = standard_artifacts.Examples(), IngestReport()
+    examples.uri, report.uri = str(root / "examples" / "1"), str(root / "ingest_report" / "1")
+    executor = Executor(BaseBeamExecutor.Context(beam_pipeline_args=list(_BEAM)))
+    executor.Do(
+        {},
+        {"examples": [examples], "ingest_report": [report]},
+        {
+            "data": str(data),
+            "fingerprint": scan(str(data), settings).fingerprint,
+            "known_classes": "[]",
+            "options": settings.model_dump_json(),
+            "code": "test",
+        },
+    )
+    return {"examples": examples.uri, "ingest_report": report.uri}
+
+
+def answer(workdir: Workdir, examples: str, key: str, **behaviour: Any) -> str:
+    """Has a model answer the test split; returns the URI of its predictions."""
+    export = workdir.artifacts / "Trainer" / key
+    exports.save_model(export, **behaviour)
+    folder = workdir.artifacts / "Predictor" / key / "2"
+    folder.mkdir(parents=True)
+    loaded = predictions.Export(export)
+    predictions.write(folder, predictions.answer_split(loaded, examples, features.TEST), loaded)
+    return str(folder)
+
+
+def folder_with(workdir: Workdir, node: str, key: str, name: str, content: dict[str, Any]) -> str:
+    """Writes one JSON file as a node's output; returns the output's URI."""
+    folder = workdir.artifacts / node / key / "3"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text(json.dumps(content))
+    return str(folder)
+
+
+def history(epochs: int = 6) -> dict[str, Any]:
+    """Returns history.json of a training that is best at its fourth epoch."""
+    rows = [
+        {
+            "epoch": number,
+            "seconds": 1.25,
+            "loss": 1.4 / number,
+            "accuracy": 1 - 0.55 / number,
+            "eval_loss": 0.5 + (number - 4) ** 2 / 20,
+            "eval_accuracy": 0.9 - (number - 4) ** 2 / 100,
+            "learning_rate": 0.001,
+        }
+        for number in range(1, epochs + 1)
+    ]
+    return {
+        "epochs": rows,
+        "best_epoch": 4,
+        "stopped_early": True,
+        "resumed_from": None,
+        "seconds": 7.5,
+        "images_per_second": 812.5,
+    }
+
+
+def judge(answers: str, champion: str | None, floor: float) -> dict[str, Any]:
+    """Returns what the gate says about these predictions, with this floor for accuracy."""
+    read = predictions.read(Path(answers))
+    assert read is not None
+    index = {name: number for number, name in enumerate(read.classes)}
+    pairs = Counter(
+        (index[label], index[name]) for label, name in zip(read.labels, read.predicted, strict=True)
+    )
+    measured = verdict.Measured(
+        examples=len(read.ids),
+        accuracy=float(read.correct().mean()),
+        top_k_accuracy=1.0,
+        cross_entropy=0.4321,
+        confusion=pairs,
+    )
+    evidence = verdict.Evidence(
+        measured=measured,
+        predictions=read,
+        champion=predictions.read(Path(champion)) if champion else None,
+        serving=SERVED,
+        test_images=len(read.ids),
+    )
+    return verdict.judge(evidence, Evaluate(min_accuracy=floor))
+
+
+def end(run: RunDir, artifacts: dict[str, dict[str, str]], result: Result) -> None:
+    """Writes events, artifacts.json and result.json of a run whose nodes took a second each."""
+    events.configure(run.events)
+    events.emit("startup", seconds=6.5)
+    events.note("transform.image_size = 32, chosen from the data")
+    stages = []
+    for number, name in enumerate(artifacts):
+        events.emit("stage", name=name, state="start")
+        events.emit(
+            "stage", name=name, state="complete", seconds=1.0 + number, peak_mb=900 + 10 * number
+        )
+        stages.append(Stage(name, 1.0 + number, "complete"))
+    events.configure(None)
+    runs.write_json(run.artifacts, artifacts)
+    run.write_result(Result(**{**asdict(result), "stages": stages}))
+
+
+def whole(root: Path, blessed: bool = True, champion: bool = False) -> tuple[Workdir, RunDir]:
+    """Makes a workdir with one complete run: three colours, some labels wrong, some files bad."""
+    data = photographs(root / "data", {name: name for name in ("blue", "green", "red", "white")})
+    workdir = open_workdir(root / "work")
+    run = new_run(workdir, data, "20250304T050607-aa11")
+    ingested = ingest(workdir, data)
+    graph = workdir.artifacts / "Transform" / "transform_graph" / "4"
+    shutil.copytree(graphs.transform_graph(), graph)
+    answers = answer(workdir, ingested["examples"], "predictions")
+    outputs = {"predictions": answers}
+    if champion:
+        outputs["champion_predictions"] = answer(
+            workdir, ingested["examples"], "champion", answers={"red": "white", "white": "red"}
+        )
+    judged = judge(answers, outputs.get("champion_predictions"), 0.5 if blessed else 0.99)
+    checks = {
+        "checks": [
+            {
+                "name": "imbalance",
+                "mode": "warn",
+                "state": "warn",
+                "feature": "label",
+                "split": "train",
+                "found": "3.0",
+                "expected": "at most 2.0",
+                "message": "The largest class has 3.0 times the images of the smallest.",
+            },
+            {
+                "name": "few_images",
+                "mode": "fail",
+                "state": "ok",
+                "feature": "",
+                "split": "",
+                "found": "",
+                "expected": "",
+                "message": "",
+            },
+        ]
+    }
+    artifacts = {
+        "ImageExampleGen": ingested,
+        "ValidationGate": {
+            "validation_report": folder_with(
+                workdir, "ValidationGate", "validation_report", "validation.json", checks
+            )
+        },
+        "Transform": {"transform_graph": str(graph)},
+        "Trainer": {
+            "model_run": folder_with(workdir, "Trainer", "model_run", "history.json", history())
+        },
+        "Predictor": outputs,
+        "ServingCheck": {
+            "serving_check": folder_with(
+                workdir, "ServingCheck", "serving_check", "serving_check.json", SERVED
+            )
+        },
+        "BlessingGate": {
+            "blessing": folder_with(workdir, "BlessingGate", "blessing", "verdict.json", judged)
+        },
+    }
+    summary = json.loads((Path(ingested["ingest_report"]) / "summary.json").read_text())
+    end(
+        run,
+        artifacts,
+        Result(
+            run_id=run.root.name,
+            outcome="pushed" if blessed else "not_blessed",
+            reasons=judged["reasons"],
+            metrics=judged["metrics"],
+            examples=summary["examples"],
+            quarantined=summary["quarantined"],
+            version=1 if blessed else None,
+        ),
+    )
+    return workdir, run

@@ -1,0 +1,103 @@
+"""Confidence bounds: against published figures, against simulation, and at the edges."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.stats import binom
+
+from pipeline import bounds
+
+
+def test_clopper_pearson_inverts_the_binomial_test():
+    low = bounds.lower_bound(81, 100, 0.95)
+    high = bounds.upper_bound(81, 100, 0.95)
+    assert binom.sf(80, 100, low) == pytest.approx(0.05, abs=1e-9)
+    assert binom.cdf(81, 100, high) == pytest.approx(0.05, abs=1e-9)
+    assert low < 0.81 < high
+
+
+def test_rule_of_three():
+    assert bounds.upper_bound(0, 100, 0.95) == pytest.approx(1 - 0.05**0.01)
+    assert bounds.lower_bound(100, 100, 0.95) == pytest.approx(0.05**0.01)
+
+
+@pytest.mark.parametrize("confidence", [0.8, 0.95, 0.99])
+def test_edges(confidence):
+    assert bounds.lower_bound(0, 10, confidence) == 0
+    assert bounds.upper_bound(10, 10, confidence) == 1
+    assert bounds.lower_bound(0, 0, confidence) == 0
+    assert bounds.upper_bound(0, 0, confidence) == 1
+
+
+def test_more_images_tell_more():
+    lows = [bounds.lower_bound(9 * n, 10 * n, 0.95) for n in (1, 10, 100, 1000)]
+    assert lows == sorted(lows) and lows[-1] > 0.89
+
+
+@pytest.mark.parametrize(("successes", "trials"), [(-1, 10), (11, 10)])
+def test_impossible_shares(successes, trials):
+    with pytest.raises(ValueError, match="impossible"):
+        bounds.lower_bound(successes, trials, 0.95)
+    with pytest.raises(ValueError, match="impossible"):
+        bounds.upper_bound(successes, trials, 0.95)
+
+
+def test_tango_inverts_its_score_test():
+    first, second, trials = 3, 9, 44
+    low, high = bounds.difference_bounds(first, second, trials, 0.975)
+    for difference, z in ((low, 1.959964), (high, -1.959964)):
+        # The likeliest share under the hypothesis, by search instead of by formula.
+        shares = np.linspace(max(0, -difference) + 1e-9, (1 - difference) / 2 - 1e-9, 400_001)
+        agree = 1 - 2 * shares - difference
+        likelihood = (
+            first * np.log(shares + difference)
+            + second * np.log(shares)
+            + (trials - first - second) * np.log(agree)
+        )
+        share = shares[np.argmax(likelihood)]
+        variance = trials * (2 * share + difference * (1 - difference))
+        score = (first - second - trials * difference) / np.sqrt(variance)
+        assert score == pytest.approx(z, abs=1e-3)
+
+
+def test_models_that_never_differ():
+    z2 = 1.6448536269514722**2
+    low, high = bounds.difference_bounds(0, 0, 1000, 0.95)
+    assert high == pytest.approx(z2 / (1000 + z2), abs=1e-9)
+    assert low == pytest.approx(-high, abs=1e-9)
+
+
+def test_difference_is_antisymmetric():
+    low, high = bounds.difference_bounds(30, 12, 500, 0.95)
+    other_low, other_high = bounds.difference_bounds(12, 30, 500, 0.95)
+    assert (low, high) == pytest.approx((-other_high, -other_low), abs=1e-9)
+    assert low < 18 / 500 < high
+
+
+def test_always_different():
+    low, high = bounds.difference_bounds(100, 0, 100, 0.95)
+    assert high == pytest.approx(1) and 0.9 < low < 1
+
+
+def test_impossible_pairs():
+    with pytest.raises(ValueError, match="impossible"):
+        bounds.difference_bounds(6, 5, 10, 0.95)
+    with pytest.raises(ValueError, match="impossible"):
+        bounds.difference_bounds(0, 0, 0, 0.95)
+
+
+def test_bounds_hold_as_often_as_they_say():
+    rng = np.random.default_rng(5)
+    trials, p_first, p_second = 400, 0.06, 0.04
+    draws = rng.multinomial(trials, [p_first, p_second, 1 - p_first - p_second], size=1500)
+    found = [bounds.difference_bounds(int(a), int(b), trials, 0.95) for a, b, _ in draws]
+    truth = p_first - p_second
+    assert np.mean([low <= truth for low, _ in found]) == pytest.approx(0.95, abs=0.02)
+    assert np.mean([high >= truth for _, high in found]) == pytest.approx(0.95, abs=0.02)
+
+
+def test_three_verdicts():
+    assert bounds.compare(-0.009, 0.02, 0.01) == "no worse"
+    assert bounds.compare(-0.05, -0.02, 0.01) == "worse"
+    assert bounds.compare(-0.02, 0.01, 0.01) == "undecided"

@@ -1,0 +1,177 @@
+"""Which lane `make` picks, on machines of many kinds, and the words where none fits."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SCRIPT = ROOT / "scripts" / "lane.sh"
+
+# Stands for uv: it knows the Pythons that PATH has, as uv does.
+UV = """#!/bin/sh
+for version; do :; done
+command -v "python$version"
+"""
+
+
+@dataclass(frozen=True)
+class Picked:
+    """What the script said."""
+
+    code: int
+    values: dict[str, str]
+    said: str
+
+
+@pytest.fixture
+def machine(tmp_path):
+    """Gives a function that lays a machine out as a PATH of its own and picks the lane on it."""
+    path = tmp_path / "bin"
+    home = tmp_path / "home"
+    path.mkdir()
+    home.mkdir()
+    for tool in ("sh", "dirname", "sed"):
+        (path / tool).symlink_to(str(shutil.which(tool)))
+
+    def program(file: Path, text: str) -> None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+        file.chmod(0o755)
+
+    def pick(
+        glibc: str = "glibc 2.36",
+        pythons: str = "",
+        pyenv: str = "",
+        system: str = "Linux x86_64",
+        **environment: str,
+    ) -> Picked:
+        name, architecture = system.split()
+        program(path / "getconf", f"#!/bin/sh\necho '{glibc}'\n")
+        program(path / "uname", f"#!/bin/sh\n[ $1 = -s ] && echo {name} || echo {architecture}\n")
+        program(path / "uv", UV)
+        for before in path.glob("python*"):
+            before.unlink()
+        for version in pythons.split():
+            program(path / f"python{version}", "#!/bin/sh\n")
+        for version in pyenv.split():
+            short = version.rpartition(".")[0]
+            program(home / ".pyenv/versions" / version / "bin" / f"python{short}", "#!/bin/sh\n")
+        done = subprocess.run(
+            [path / "sh", SCRIPT],
+            env={"PATH": str(path), "HOME": str(home), **environment},
+            capture_output=True,
+            text=True,
+            timeout=30,
+        )
+        pairs = (line.partition("=") for line in done.stdout.splitlines())
+        return Picked(
+            done.returncode, {key: value.strip("'") for key, _, value in pairs}, done.stderr
+        )
+
+    return pick
+
+
+@pytest.mark.parametrize(
+    ("glibc", "pythons", "lane", "python"),
+    [
+        ("2.36", "3.10", "legacy", "3.10"),
+        ("2.36", "3.10 3.11 3.13", "legacy", "3.10"),
+        ("2.35", "3.10", "legacy", "3.10"),
+        ("2.39", "3.12", "current", "3.12"),
+        ("2.41", "3.13", "current", "3.13"),
+        ("2.41", "3.10 3.11 3.12", "current", "3.12"),
+        ("2.41", "3.10", "legacy", "3.10"),
+        ("3.0", "3.13", "current", "3.13"),
+    ],
+)
+def test_the_lane_follows_from_glibc_and_the_pythons(machine, glibc, pythons, lane, python):
+    picked = machine(f"glibc {glibc}", pythons)
+    assert picked.code == 0
+    assert (picked.values["lane"], picked.values["python"]) == (lane, python)
+    assert picked.values["environment"] == str(ROOT / ".venv")
+    assert picked.said.count("\n") == 1
+    assert f"Lane {lane}: TFX " in picked.said
+    assert f"Python {python} (" in picked.said
+
+
+def test_the_reason_is_the_true_one(machine):
+    assert "glibc 2.36 is older than the 2.39" in machine("glibc 2.36", "3.10 3.13").said
+    assert "there is no Python 3.11 to 3.13" in machine("glibc 2.41", "3.10").said
+
+
+def test_a_python_that_pyenv_has_is_found_where_its_shims_are_silent(machine):
+    picked = machine("glibc 2.36", pyenv="3.10.13 3.12.1")
+    assert picked.values["python"] == "3.10"
+    assert picked.values["python_path"].endswith("versions/3.10.13/bin")
+
+
+def test_lane_overrides_and_has_an_environment_of_its_own(machine):
+    picked = machine("glibc 2.41", "3.10 3.13", LANE="legacy")
+    assert (picked.values["lane"], picked.values["python"]) == ("legacy", "3.10")
+    assert picked.values["environment"] == str(ROOT / ".venv-legacy")
+    assert "as LANE asks" in picked.said
+
+
+def test_lane_that_says_what_is_picked_anyway_changes_nothing(machine):
+    picked = machine("glibc 2.36", "3.10", LANE="legacy")
+    assert picked.values["environment"] == str(ROOT / ".venv")
+
+
+def test_uv_may_fetch_a_python_only_where_it_was_asked_to(machine):
+    assert machine("glibc 2.36").code == 1
+    for glibc, lane, python in (("2.36", "legacy", "3.10"), ("2.41", "current", "3.13")):
+        picked = machine(f"glibc {glibc}", UV_PYTHON_DOWNLOADS="automatic")
+        assert (picked.values["lane"], picked.values["python"]) == (lane, python)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"pythons": "3.11"}, ["glibc 2.39 (here: 2.36)", "Python 3.10", "pyenv install 3.10"]),
+        ({"glibc": "glibc 2.41", "pythons": "3.9"}, ["no Python 3.10 to 3.13", "apt-get install"]),
+        ({"pythons": "3.10", "LANE": "current"}, ["has 2.36", "LANE=legacy", "smoke-current"]),
+        ({"glibc": "glibc 2.41", "pythons": "3.10", "LANE": "current"}, ["needs Python 3.11"]),
+        ({"glibc": "glibc 2.41", "pythons": "3.13", "LANE": "legacy"}, ["needs Python 3.10"]),
+        ({"pythons": "3.10", "LANE": "newest"}, ["LANE=newest", "LANE=legacy or LANE=current"]),
+        ({"glibc": "musl", "pythons": "3.10"}, ["not glibc"]),
+        ({"system": "Linux aarch64", "pythons": "3.10"}, ["Linux-aarch64", "x86-64"]),
+        ({"system": "Darwin arm64", "pythons": "3.10"}, ["Darwin-arm64", "x86-64"]),
+    ],
+)
+def test_where_no_lane_fits_the_fix_is_said(machine, given, words):
+    picked = machine(**given)
+    assert picked.code == 1
+    assert picked.values == {}
+    for word in words:
+        assert word in picked.said
+
+
+@pytest.mark.current
+def test_a_command_runs_in_the_locked_environment_and_writes_bytecode():
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": "/nowhere"}
+    code = "import sys; print(sys.prefix, sys.dont_write_bytecode, '/nowhere' in sys.path)"
+    done = subprocess.run(
+        ["sh", ROOT / "scripts" / "env.sh", "python", "-c", code],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [str(ROOT / ".venv"), "False", "False"]
+    assert "Lane " in done.stderr
+
+
+@pytest.mark.current
+def test_this_environment_is_the_one_its_lane_locks():
+    from importlib.metadata import version
+
+    expected = "1.16.0" if sys.version_info < (3, 11) else "1.21.0"
+    assert version("tfx") == expected

@@ -1,0 +1,185 @@
+"""`safelight predict`: which model is asked, which files, and what comes of bad ones."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from pipeline import predict, registry
+from pipeline.errors import SafelightError, UsageError
+from pipeline.registry import Origin
+from pipeline.workdir import open_workdir
+from tests import exports, made
+
+ORIGIN = Origin(by="test", why="test", run_id="r", data="d", config="c", code="k")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return exports.save_model(tmp_path_factory.mktemp("export") / "3")
+
+
+@pytest.fixture
+def photos(tmp_path):
+    return made.class_folders(tmp_path / "photos", {"blue": 2, "red": 3})
+
+
+def test_files_and_folders_in_order(photos, tmp_path):
+    (photos / ".DS_Store").write_bytes(b"x")
+    (photos / "notes.txt").write_text("x")
+    alone = tmp_path / "alone.png"
+    made.picture("green", 9).save(alone)
+    found = predict.find_images([alone, photos])
+    assert [path.name for path in found] == [
+        "alone.png", "00000.png", "00001.png", "00000.png", "00001.png", "00002.png"
+    ]
+    assert [path.parent.name for path in found[1:]] == ["blue"] * 2 + ["red"] * 3
+
+
+def test_nothing_to_predict(tmp_path):
+    with pytest.raises(UsageError, match="There is no"):
+        predict.find_images([tmp_path / "gone.png"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match="no images"):
+        predict.find_images([tmp_path / "empty"])
+
+
+def test_right_classes(model, photos):
+    seen = []
+    answers = list(
+        predict.predict(predict.find_images([photos]), model, lambda *at: seen.append(at))
+    )
+    assert [one.label for one in answers] == ["blue"] * 2 + ["red"] * 3
+    assert all(one.score is not None and one.score > 0.5 for one in answers)
+    assert seen == [(5, 5)]
+
+
+def test_as_ingest_sees_it(model, tmp_path):
+    # TensorFlow can't read WebP and ignores EXIF: both go through images.prepare.
+    picture = made.picture("red", 1, size=(40, 20))
+    picture.save(tmp_path / "a.webp", lossless=True)
+    picture.save(tmp_path / "b.png")
+    answers = list(predict.predict([tmp_path / "a.webp", tmp_path / "b.png"], model))
+    np.testing.assert_allclose(answers[0].probabilities, answers[1].probabilities, atol=1e-6)
+
+
+def test_bad_files_hinder_no_other(model, tmp_path):
+    made.picture("red", 1).save(tmp_path / "good.png")
+    whole = (tmp_path / "good.png").read_bytes()
+    (tmp_path / "empty.png").write_bytes(b"")
+    (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "page.jpg").write_text("<html></html>")
+    names = ["empty.png", "good.png", "cut.png", "page.jpg", "gone.png"]
+    answers = list(predict.predict([tmp_path / name for name in names], model))
+    assert [one.reason for one in answers] == [
+        "empty", None, "truncated", "not_an_image", "missing"
+    ]
+    assert answers[1].label == "red"
+    assert answers[0].label is None and answers[0].score is None
+
+
+def test_image_that_the_model_refuses(tmp_path):
+    model = exports.save_model(tmp_path / "model", max_pixels=40 * 40)
+    made.picture("red", 1, size=(60, 60)).save(tmp_path / "a.png")
+    made.picture("blue", 1).save(tmp_path / "b.png")
+    answers = list(predict.predict([tmp_path / "a.png", tmp_path / "b.png"], model))
+    assert [one.reason for one in answers] == ["refused", None]
+    assert answers[1].label == "blue"
+
+
+def test_csv_and_parquet(model, photos, tmp_path):
+    (photos / "red" / "bad.png").write_bytes(b"")
+    answers = list(predict.predict(predict.find_images([photos]), model))
+    predict.write(tmp_path / "out.csv", answers, exports.CLASSES)
+    with open(tmp_path / "out.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["label"] for row in rows] == ["blue"] * 2 + ["red"] * 3 + [""]
+    assert rows[-1]["reason"] == "empty"
+    assert float(rows[0]["blue"]) == pytest.approx(answers[0].score)
+    predict.write(tmp_path / "out.parquet", answers, exports.CLASSES)
+    table = pq.read_table(tmp_path / "out.parquet")
+    assert json.loads(table.schema.metadata[b"classes"]) == list(exports.CLASSES)
+    assert table["label"].to_pylist()[-2:] == ["red", None]
+    assert len(table["probabilities"][0].as_py()) == 4
+    assert not list(tmp_path.glob(".out*"))
+
+
+@pytest.mark.parametrize("name", ["out.xlsx", "nowhere/out.csv"])
+def test_output_that_can_not_be(tmp_path, name):
+    with pytest.raises(UsageError, match="--output"):
+        predict.write(tmp_path / name, [], [])
+
+
+def test_model_of_a_workdir(model, tmp_path):
+    workdir = open_workdir(tmp_path / "work")
+    with pytest.raises(UsageError, match="No model has been pushed"):
+        predict.find_model(workdir.root)
+    serving = workdir.serving("model")
+    opened = registry.open(serving)
+    opened.publish(model, ORIGIN)
+    opened.publish(model, ORIGIN)
+    assert predict.find_model(workdir.root) == serving / "2"
+    # Also a workdir that was moved: its models stay usable.
+    moved = tmp_path / "elsewhere"
+    workdir.root.rename(moved)
+    with pytest.raises(UsageError, match="--model"):
+        predict.find_model(moved)
+    assert predict.find_model(None, moved) == moved / "serving" / "model" / "2"
+    assert predict.find_model(None, moved / "serving" / "model") == moved / "serving/model/2"
+    assert predict.find_model(None, moved / "serving/model/1") == moved / "serving/model/1"
+    registry.open(moved / "serving" / "other").root.mkdir()
+    registry.open(moved / "serving" / "other").publish(model, ORIGIN)
+    with pytest.raises(UsageError, match="several models: model, other"):
+        predict.find_model(None, moved)
+
+
+def test_no_model(tmp_path):
+    with pytest.raises(UsageError, match="Which model"):
+        predict.find_model(None)
+    with pytest.raises(UsageError, match="There is no model in"):
+        predict.find_model(None, tmp_path)
+    with pytest.raises(UsageError, match="no directory"):
+        predict.find_model(None, tmp_path / "gone")
+
+
+def test_command(model, photos, capsys):
+    (photos / "red" / "bad.png").write_bytes(b"")
+    predict.command([photos], None, model, 2, None, as_json=False)
+    out = capsys.readouterr()
+    lines = out.out.splitlines()
+    assert len(lines) == 5
+    assert lines[0].startswith(str(photos / "blue" / "00000.png") + "\tblue ")
+    assert "5 images, 1 bad files" in out.err and "empty" in out.err
+
+
+def test_command_json(model, photos, capsys, tmp_path):
+    predict.command([photos], None, model, 2, tmp_path / "o.csv", as_json=True)
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert [one["label"] for one in told["predictions"]] == ["blue"] * 2 + ["red"] * 3
+    assert [len(one["top"]) for one in told["predictions"]] == [2] * 5
+    assert told["bad"] == [] and (tmp_path / "o.csv").is_file()
+
+
+def test_all_files_bad(model, tmp_path):
+    (tmp_path / "a.png").write_bytes(b"")
+    with pytest.raises(SafelightError, match="Not one") as error:
+        predict.command([tmp_path / "a.png"], None, model, 1, None, as_json=False)
+    assert error.value.exit_code == 1 and "empty" in error.value.reasons[0]
+
+
+def test_exif_rotation_is_seen(model, tmp_path):
+    # The left half decides a quarter turn later: what is upright for people is what is asked.
+    pixels = np.zeros((16, 32, 3), np.uint8)
+    pixels[:, :16] = made.HUES["red"]
+    pixels[:, 16:] = made.HUES["blue"]
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(pixels).save(tmp_path / "turned.png", exif=exif)
+    Image.fromarray(np.rot90(pixels, -1)).save(tmp_path / "upright.png")
+    answers = list(predict.predict([tmp_path / "turned.png", tmp_path / "upright.png"], model))
+    np.testing.assert_allclose(answers[0].probabilities, answers[1].probabilities, atol=1e-6)

@@ -1,0 +1,218 @@
+"""The serving check against healthy and sabotaged exports, in real child processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from tfx.types.standard_artifacts import Examples, Model
+
+from components import artifacts
+from components.predictor import Predictor
+from components.serving_check import ServingCheck, pick
+from pipeline import predictions
+from pipeline.config import Serving
+from pipeline.errors import SafelightError
+from tests import exports
+
+COUNTS = {"blue": 12, "green": 3, "red": 12, "white": 1}
+
+
+class Made:
+    """Examples, an export and its predictions below one folder."""
+
+    def __init__(self, root: Path, **behaviour: object) -> None:
+        self.root = root
+        self.export = root / "model" / "Format-Serving"
+        self.examples = exports.artifact(
+            Examples, exports.write_examples(root / "examples", COUNTS), split_names='["test"]'
+        )
+        exports.save_model(self.export, **behaviour)
+        self.model = exports.artifact(Model, root / "model")
+        self.predictions = exports.artifact(artifacts.Predictions, root / "predictions")
+        self.champion_predictions = exports.artifact(artifacts.Predictions, root / "champion")
+
+    def predict(self, champion: str = "") -> None:
+        Predictor.test_call(
+            examples=self.examples,
+            model=self.model,
+            predictions=self.predictions,
+            champion_predictions=self.champion_predictions,
+            champion=champion,
+            code="",
+        )
+
+    def check(self, **options: object) -> dict:
+        target = exports.artifact(artifacts.ServingCheck, self.root / "check")
+        ServingCheck.test_call(
+            examples=self.examples,
+            model=self.model,
+            predictions=self.predictions,
+            serving_check=target,
+            options=Serving(**options).model_dump_json(),
+            code="",
+        )
+        return json.loads((self.root / "check" / "serving_check.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def healthy(tmp_path_factory):
+    made = Made(tmp_path_factory.mktemp("healthy"))
+    made.predict()
+    return made
+
+
+def test_healthy_export(healthy):
+    report = healthy.check(check_images=10)
+    assert report.keys() == {
+        "passed", "images", "label_mismatches", "max_difference", "tolerance", "load_seconds",
+        "message",
+    }  # fmt: skip
+    assert report["passed"] and report["label_mismatches"] == 0
+    assert report["images"] == 10
+    assert 0 <= report["max_difference"] <= report["tolerance"]
+    assert report["load_seconds"] > 0
+
+
+def test_truncated_variables(tmp_path):
+    made = Made(tmp_path)
+    made.predict()
+    [data] = (made.export / "variables").glob("variables.data*")
+    data.write_bytes(data.read_bytes()[:-20])
+    report = made.check()
+    assert not report["passed"]
+    assert report["max_difference"] is None
+    assert "could not be served" in report["message"] and "can't be loaded" in report["message"]
+
+
+def test_preprocessing_that_differs_at_serving(tmp_path):
+    # The predictions come from `serving_examples`; what is served swaps the channels.
+    made = Made(tmp_path, swap_channels=True, serving_only=True)
+    made.predict()
+    report = made.check()
+    assert not report["passed"]
+    assert report["label_mismatches"] == 24  # red and blue
+    assert "another label" in report["message"]
+
+
+@pytest.mark.slow
+def test_export_that_changed_after_evaluation(tmp_path):
+    made = Made(tmp_path)
+    made.predict()
+    exports.save_model(made.export, sharpness=8.05)
+    report = made.check()
+    assert not report["passed"]
+    assert report["label_mismatches"] == 0
+    assert "serving.tolerance" in report["message"]
+    assert made.check(tolerance=0.5)["passed"]
+
+
+@pytest.mark.slow
+def test_labels_permuted(tmp_path):
+    made = Made(tmp_path)
+    made.predict()
+    exports.save_model(made.export, outputs=("red", "green", "blue", "white"))
+    report = made.check()
+    assert not report["passed"] and report["label_mismatches"] == 24
+
+
+def test_every_class_is_tried():
+    labels = ["a"] * 50 + ["b"] * 2 + ["c"]
+    ids = [str(n).encode() for n in range(53)]
+    assert [labels[row] for row in pick(ids, labels, 1)] == ["a", "b", "c"]
+    five = pick(ids, labels, 6)
+    assert sorted(labels[row] for row in five) == ["a", "a", "a", "b", "b", "c"]
+    assert five == pick(ids, labels, 6)
+    assert sorted(pick(ids, labels, 1000)) == list(range(53))
+
+
+def test_no_predictions(healthy, tmp_path):
+    with pytest.raises(SafelightError, match="no predictions"):
+        ServingCheck.test_call(
+            examples=healthy.examples,
+            model=healthy.model,
+            predictions=exports.artifact(artifacts.Predictions, tmp_path),
+            serving_check=exports.artifact(artifacts.ServingCheck, tmp_path / "out"),
+            options="{}",
+            code="",
+        )
+
+
+def test_predictor_without_champion(healthy):
+    assert predictions.read(Path(healthy.champion_predictions.uri)) is None
+    assert Path(healthy.champion_predictions.uri).is_dir()
+
+
+def test_predictor_with_a_champion_of_other_classes(healthy, tmp_path):
+    champion = exports.save_model(tmp_path / "4", classes=("red", "blue"))
+    healthy.predict(str(champion))
+    found = predictions.read(Path(healthy.champion_predictions.uri))
+    ours = predictions.read(Path(healthy.predictions.uri))
+    assert found is not None and ours is not None
+    assert (found.version, found.classes, found.ids) == (4, ("red", "blue"), ours.ids)
+    assert found.correct().sum() == 24 and ours.correct().all()
+    Path(healthy.champion_predictions.uri, predictions.FILE).unlink()
+
+
+def test_champion_that_can_not_be_loaded(healthy, tmp_path):
+    with pytest.raises(SafelightError, match="The champion can't be compared with"):
+        healthy.predict(str(tmp_path))
+
+
+def test_child_is_clean_and_dies_with_its_parent(tmp_path):
+    # The child waits for a request that never comes; its parent is killed.
+    os.mkfifo(tmp_path / "model.json")
+    (tmp_path / "request.json").write_text(
+        json.dumps({"model": str(tmp_path / "waits"), "files": [], "examples": "", "answer": ""})
+    )
+    (tmp_path / "waits" / "assets.extra").mkdir(parents=True)
+    os.mkfifo(tmp_path / "waits" / "assets.extra" / "model.json")
+    parent = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import os, subprocess, sys\n"
+            f"request = {str(tmp_path / 'request.json')!r}\n"
+            "child = subprocess.Popen([sys.executable, '-m', 'pipeline.serving_child', request,"
+            " str(os.getpid())])\n"
+            "print(child.pid, flush=True)\n"
+            "child.wait()\n",
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert parent.stdout is not None
+    child = int(parent.stdout.readline())
+    time.sleep(1)
+    assert _alive(child)
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    for _ in range(50):
+        if not _alive(child):
+            break
+        time.sleep(0.1)
+    assert not _alive(child)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_child_imports_no_tfx():
+    code = (
+        "import sys\n"
+        "from pipeline import images, predictions, serving_child\n"
+        "import tensorflow\n"
+        "heavy = {'tfx', 'tfx_bsl', 'apache_beam', 'tensorflow_transform', 'keras'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

@@ -1,0 +1,358 @@
+"""Training: run_fn and its child, determinism, resuming, early stopping, and failures."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from tensorflow.python.summary.summary_iterator import summary_iterator
+
+from pipeline import events, export, train, train_child
+from pipeline.checkpoints import Checkpoints, Epoch, State
+from pipeline.config import Train, Transform
+from pipeline.errors import DataRefused
+from pipeline.fitting import NotFinite
+from tests import graphs
+
+SIZE = 16
+TRAIN_COUNTS = {name: 12 for name in graphs.CLASSES}
+EVAL_COUNTS = {name: 4 for name in graphs.CLASSES}
+
+MakeJob = Callable[..., train.Job]
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The examples, the schema and the transform graph of all jobs."""
+    root = tmp_path_factory.mktemp("shared")
+    return {
+        "train_files": (graphs.write_split(root, "train", TRAIN_COUNTS, size=SIZE),),
+        "eval_files": (graphs.write_split(root, "eval", EVAL_COUNTS, size=SIZE, first=100),),
+        "schema_path": graphs.write_schema(root / "schema.pbtxt"),
+        "transform_graph": graphs.transform_graph(SIZE, 3),
+    }
+
+
+@pytest.fixture
+def make_job(shared: dict[str, Any], tmp_path: Path, event_log: Path) -> MakeJob:
+    """Makes a job in a folder of its own; keyword arguments are keys of the section train."""
+
+    def make(name: str, checkpoints: str | None = None, **settings: Any) -> train.Job:
+        defaults = {"preset": "mnist-cnn-small", "epochs": 3, "batch_size": 10}
+        run_dir = tmp_path / name / "model_run"
+        run_dir.mkdir(parents=True)
+        return train.Job(
+            **shared,
+            model_dir=tmp_path / name / "model" / "Format-Serving",
+            run_dir=run_dir,
+            checkpoints=tmp_path / (checkpoints or name) / "checkpoints",
+            train=Train.model_validate({**defaults, **settings}),
+            transform=Transform(image_size=SIZE, channels=3),
+            code="code",
+            events=event_log,
+            parent=os.getpid(),
+        )
+
+    return make
+
+
+def weights_of(job: train.Job) -> list[np.ndarray]:
+    return export.load_weights(job.model_dir).get_weights()
+
+
+def history_of(job: train.Job) -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads((job.run_dir / "history.json").read_text())
+    return loaded
+
+
+def state_files(job: train.Job) -> list[Path]:
+    return list(job.checkpoints.glob("*/state.npz"))
+
+
+class Crash(Exception):
+    """Stands for whatever ends a process between two epochs."""
+
+
+def crash_behind(epoch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets training end with Crash once this epoch's checkpoint is written."""
+    save = Checkpoints.save
+
+    def save_and_crash(self: Checkpoints, state: State) -> None:
+        save(self, state)
+        if len(state.epochs) == epoch:
+            raise Crash
+
+    monkeypatch.setattr(Checkpoints, "save", save_and_crash)
+
+
+@pytest.mark.parametrize("cache", ["memory", "off"])
+def test_resumed_training_ends_as_an_uninterrupted_one(
+    cache: str, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch, event_log: Path
+) -> None:
+    settings = {"preset": "cifar10-cnn", "epochs": 3, "cache": cache, "learning_rate": 3e-4}
+    whole = make_job("whole", **settings)
+    train_child.run(whole)
+    broken = make_job("broken", checkpoints="kept", **settings)
+    with monkeypatch.context() as patch:
+        crash_behind(2, patch)
+        with pytest.raises(Crash):
+            train_child.run(broken)
+    assert len(state_files(broken)) == 1
+    resumed = make_job("resumed", checkpoints="kept", **settings)
+    train_child.run(resumed)
+
+    for one, other in zip(weights_of(whole), weights_of(resumed), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7)
+    assert history_of(resumed)["resumed_from"] == 2
+    losses = [[e["loss"] for e in history_of(job)["epochs"]] for job in (whole, resumed)]
+    np.testing.assert_allclose(*losses, rtol=1e-5)
+    notes = [event.get("text", "") for _, event in events.read(event_log)]
+    assert any("goes on behind epoch 2" in note for note in notes)
+    assert state_files(resumed) == []
+
+
+def test_killed_before_the_export_it_only_exports(
+    make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = make_job("broken", checkpoints="kept", epochs=2)
+    with monkeypatch.context() as patch:
+        crash_behind(2, patch)
+        with pytest.raises(Crash):
+            train_child.run(broken)
+    monkeypatch.setattr(keras.Model, "fit", None)  # nothing may train
+    again = make_job("again", checkpoints="kept", epochs=2)
+    train_child.run(again)
+    assert len(history_of(again)["epochs"]) == 2
+    assert (again.model_dir / "saved_model.pb").exists()
+
+
+def test_the_seed_decides(make_job: MakeJob) -> None:
+    jobs = [make_job(name, epochs=1, seed=seed) for name, seed in (("a", 1), ("b", 1), ("c", 2))]
+    for job in jobs:
+        train_child.run(job)
+    first, again, other = (weights_of(job)[0] for job in jobs)
+    np.testing.assert_array_equal(first, again)
+    assert not np.allclose(first, other)
+
+
+def test_training_learns_and_says_how_far_it_is(make_job: MakeJob, event_log: Path) -> None:
+    job = make_job("job", epochs=8)
+    train_child.run(job)
+    history = history_of(job)
+    assert [row["epoch"] for row in history["epochs"]] == list(range(1, 9))
+    assert set(history["epochs"][0]) == {
+        "epoch",
+        "seconds",
+        "loss",
+        "accuracy",
+        "eval_loss",
+        "eval_accuracy",
+        "learning_rate",
+    }
+    assert history["epochs"][-1]["eval_accuracy"] > 0.9
+    assert history["images_per_second"] > 0
+    assert history["resumed_from"] is None
+
+    told = [event for _, event in events.read(event_log) if event["kind"] == "progress"]
+    assert {event["stage"] for event in told} == {"Trainer"}
+    last = [event for event in told if event["note"].startswith("epoch 8/8 loss")]
+    assert [(event["done"], event["total"]) for event in last] == [(8 * 48, 8 * 48)]
+    assert " eval 1.000" in last[0]["note"]
+    assert any(event["note"].startswith("epoch 1/8 step 1/5 loss") for event in told)
+
+
+def test_tensorboard_has_every_epoch_also_after_resuming(
+    make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        crash_behind(1, patch)
+        with pytest.raises(Crash):
+            train_child.run(make_job("broken", checkpoints="kept"))
+    job = make_job("job", checkpoints="kept")
+    train_child.run(job)
+    for name, tags in (
+        ("train", {"loss", "accuracy", "learning_rate"}),
+        ("validation", {"loss", "accuracy"}),
+    ):
+        [path] = (job.run_dir / name).iterdir()
+        steps = [
+            (value.tag, event.step)
+            for event in summary_iterator(str(path))
+            for value in event.summary.value
+        ]
+        assert sorted(steps) == sorted((tag, step) for tag in tags for step in (1, 2, 3))
+
+
+def test_it_stops_early_and_keeps_the_best_epoch(make_job: MakeJob) -> None:
+    # At this rate eval loss gets worse behind some epoch, long before the last.
+    job = make_job("job", preset="mnist-cnn", epochs=40, patience=2, learning_rate=0.05)
+    train_child.run(job)
+    history = history_of(job)
+    losses = [row["eval_loss"] for row in history["epochs"]]
+    assert history["stopped_early"]
+    assert history["best_epoch"] == int(np.argmin(losses)) + 1 == len(losses) - 2
+    model = export.load_weights(job.model_dir)
+    model.compile(loss="sparse_categorical_crossentropy")
+    source = train_child_source(job)
+    assert model.evaluate(source, verbose=0) == pytest.approx(min(losses), rel=1e-4, abs=1e-6)
+
+
+def train_child_source(job: train.Job) -> Any:
+    from pipeline import data
+
+    return data.Input(job.transform_graph, SIZE, 3).read(data.scan(job.eval_files))
+
+
+def test_a_loss_that_is_not_finite_stops_at_once(make_job: MakeJob) -> None:
+    job = make_job("job", learning_rate=1e30)
+    with pytest.raises(NotFinite, match=r"epoch 1 at step \d of 5.*rate 1e\+30.*Lower"):
+        train_child.run(job)
+    assert not job.model_dir.exists()
+
+
+def test_a_damaged_checkpoint_is_said_and_left_behind(tmp_path: Path, event_log: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, "f")
+    assert checkpoints.load() is None
+    epoch = Epoch(1, 2.0, 1.5, 0.5, 0.9, 0.6, 0.8, 0.001)
+    arrays = [np.arange(6, dtype=np.float32).reshape(2, 3), np.int64(4).reshape(())]
+    state = State((epoch,), 1, False, False, arrays, arrays[:1], arrays)
+    checkpoints.save(state)
+    loaded = checkpoints.load()
+    assert loaded is not None
+    assert loaded.epochs == state.epochs
+    for field in dataclasses.fields(State)[4:]:
+        pairs = zip(getattr(loaded, field.name), getattr(state, field.name), strict=True)
+        assert all(np.array_equal(a, b) and a.dtype == b.dtype for a, b in pairs)
+    path = checkpoints.folder / "state.npz"
+    os.truncate(path, path.stat().st_size // 2)
+    assert checkpoints.load() is None
+    assert "damaged" in list(events.read(event_log))[-1][1]["text"]
+
+
+def fn_args(job: train.Job) -> Any:
+    """Returns what TFX's Trainer hands to run_fn for this job."""
+    return SimpleNamespace(
+        train_files=list(job.train_files),
+        eval_files=list(job.eval_files),
+        transform_graph_path=str(job.transform_graph),
+        schema_path=str(job.schema_path),
+        serving_model_dir=str(job.model_dir),
+        model_run_dir=str(job.run_dir),
+        custom_config={
+            "train": job.train.model_dump(mode="json"),
+            "transform": job.transform.model_dump(mode="json"),
+            "checkpoints": str(job.checkpoints),
+            "code": job.code,
+        },
+    )
+
+
+def test_run_fn_trains_in_a_child(make_job: MakeJob, event_log: Path) -> None:
+    job = make_job("job", epochs=1)
+    train.run_fn(fn_args(job))
+    assert len(history_of(job)["epochs"]) == 1
+    assert export.read_facts(job.model_dir)["preset"] == "mnist-cnn-small"
+    assert any("Trains on the CPU" in e.get("text", "") for _, e in events.read(event_log))
+
+
+def test_the_child_s_error_arrives_as_it_was(make_job: MakeJob, tmp_path: Path) -> None:
+    job = make_job("job")
+    arguments = fn_args(job)
+    arguments.train_files = [str(tmp_path / "nowhere" / "*")]
+    with pytest.raises(DataRefused, match="nothing to train on.*nowhere"):
+        train.run_fn(arguments)
+
+
+def start(job: train.Job) -> subprocess.Popen[bytes]:
+    path = job.run_dir / "job.json"
+    path.write_text(job.model_dump_json())
+    return subprocess.Popen([sys.executable, "-m", "pipeline.train_child", str(path)])
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+def test_a_killed_child_resumes_at_the_last_finished_epoch(make_job: MakeJob) -> None:
+    settings = {"preset": "cifar10-cnn", "epochs": 40, "patience": 0, "learning_rate": 1e-4}
+    whole = make_job("whole", **settings)
+    assert start(whole).wait(300) == 0
+    killed = make_job("killed", checkpoints="kept", **settings)
+    child = start(killed)
+    wait_for(lambda: bool(state_files(killed)))
+    child.send_signal(signal.SIGKILL)
+    assert child.wait() == -signal.SIGKILL
+    resumed = make_job("resumed", checkpoints="kept", **settings)
+    assert start(resumed).wait(300) == 0
+    assert 0 < history_of(resumed)["resumed_from"] < 40
+    for one, other in zip(weights_of(whole), weights_of(resumed), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_a_killed_child_is_explained(make_job: MakeJob, event_log: Path) -> None:
+    job = make_job("job", epochs=10_000, patience=0)
+    killer = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import os, pathlib, signal, sys, time\n"
+            "import psutil\n"
+            "parent = psutil.Process(int(sys.argv[1]))\n"
+            "while not list(pathlib.Path(sys.argv[2]).glob('*/state.npz')): time.sleep(0.05)\n"
+            "[c.send_signal(signal.SIGKILL) for c in parent.children() if c.pid != os.getpid()]\n",
+            str(os.getpid()),
+            str(job.checkpoints),
+        ]
+    )
+    with pytest.raises(train.TrainingFailed, match="killed .SIGKILL.*run again"):
+        train.run_fn(fn_args(job))
+    assert killer.wait(30) == 0
+
+
+@pytest.mark.slow
+def test_the_child_dies_with_its_parent(make_job: MakeJob) -> None:
+    job = make_job("job", epochs=10_000, patience=0)
+    job = job.model_copy(update={"parent": 0})
+    path = job.run_dir / "job.json"
+    code = (
+        "import os, pathlib, subprocess, sys\n"
+        "from pipeline import train\n"
+        "path = pathlib.Path(sys.argv[1])\n"
+        "job = train.Job.model_validate_json(path.read_text())\n"
+        "path.write_text(job.model_copy(update={'parent': os.getpid()}).model_dump_json())\n"
+        "child = subprocess.Popen([sys.executable, '-m', 'pipeline.train_child', str(path)])\n"
+        "print(child.pid, flush=True)\n"
+        "child.wait()\n"
+    )
+    path.write_text(job.model_dump_json())
+    parent = subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE)
+    assert parent.stdout is not None
+    child = int(parent.stdout.readline())
+    wait_for(lambda: bool(state_files(job)))
+    parent.kill()
+    parent.wait()
+    wait_for(lambda: not alive(child), 10)
+
+
+def alive(pid: int) -> bool:
+    try:
+        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        return False
