@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 import apache_beam as beam
 import tensorflow as tf
@@ -147,9 +147,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
                 | "Pieces" >> beam.Create(range(pieces))
                 | "Spread" >> beam.Reshuffle()
                 | "Write"
-                >> beam.ParDo(
-                    _WritePiece(str(parts), settings, workers, options, rule, task.extra)
-                )
+                >> beam.ParDo(_WritePiece(str(parts), settings, workers, options, rule, task.extra))
             )
         finish.finish(task, parts, pieces, examples, report)
 
@@ -172,7 +170,7 @@ class _WritePiece(beam.DoFn):
         self._file_seconds = options.file_seconds
         self._rule = rule
         self._extra = extra
-        self._pool: Optional[Pool] = None
+        self._pool: Pool | None = None
 
     def setup(self) -> None:
         self._pool = Pool(self._workers, self._settings, self._file_seconds)
@@ -201,7 +199,7 @@ class _Progress:
 
     _lock = threading.Lock()
     _done = 0
-    _total: Optional[int] = None
+    _total: int | None = None
     _said = 0.0
 
     @classmethod
@@ -238,9 +236,9 @@ def _unpack_records(found: Listing, parts: Path) -> None:
     for path in sorted({entry.path for entry in found.entries}):
         source = absolute(found.root, path)
         if records.is_packed(source):
-            target = os.path.join(os.fsencode(parts / "unpacked"), path)
-            os.makedirs(os.path.dirname(target), exist_ok=True)
-            records.unpack(source, target)
+            target = parts / "unpacked" / os.fsdecode(path)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            records.unpack(source, os.fsencode(target))
 
 
 class ImageExampleGen(base_beam_component.BaseBeamComponent):

@@ -25,7 +25,7 @@ def Predictor(  # noqa: N802 - TFX names the node after the function
     champion: Parameter[str],
     code: Parameter[str],
 ) -> None:
-    """Writes predictions.parquet of split `test` for the model, and for the champion if there is one.
+    """Writes predictions.parquet of split `test` for the model, and for a champion.
 
     Args:
       examples: with a split `test`.

@@ -63,7 +63,9 @@ def ServingCheck(  # noqa: N802 - TFX names the node after the function
     events.progress("ServingCheck", 0, len(rows), "images")
     with tempfile.TemporaryDirectory(prefix="safelight-serving-") as scratch:
         wanted = [expected.ids[row] for row in rows]
-        request = _request(Path(scratch), examples.uri, path_utils.serving_model_path(model.uri), wanted)
+        request = _request(
+            Path(scratch), examples.uri, path_utils.serving_model_path(model.uri), wanted
+        )
         answer = _serve(request)
     report = compare(expected, rows, answer, settings.tolerance)
     events.progress("ServingCheck", len(rows), len(rows), "images")
@@ -216,7 +218,9 @@ def _serve(request: dict[str, Any]) -> dict[str, Any]:
         return answer
     if code < 0:
         return {"error": f"it was ended by {signal.Signals(-code).name}."}
-    last = next((line for line in reversed(log_text.splitlines()) if line.strip()), "it said nothing")
+    last = next(
+        (line for line in reversed(log_text.splitlines()) if line.strip()), "it said nothing"
+    )
     return {"error": last.strip().rstrip(".")[:500] + "."}
 
 

@@ -17,7 +17,8 @@ from tfx.utils import json_utils, proto_utils
 
 from pipeline import events, registry
 from pipeline.predictions import read_facts
-from pipeline.registry import Entry, Origin
+from pipeline.registry import Origin
+from pipeline.versions import Entry
 
 NODE_ID = "Pusher"
 # Custom property of the PushedModel: the run that published the version. It is another run's where
@@ -25,7 +26,7 @@ NODE_ID = "Pusher"
 PUBLISHED_BY = "published_by"
 
 
-class Executor(pusher_executor.Executor):  # type: ignore[misc]
+class Executor(pusher_executor.Executor):
     """Publishes a blessed model through the registry; TFX's own checks decide what is blessed."""
 
     def Do(  # noqa: N802 - TFX's name
@@ -81,13 +82,11 @@ class Executor(pusher_executor.Executor):  # type: ignore[misc]
         )
 
     def _mark(self, pushed: types.Artifact, entry: Entry, path: Path) -> None:
-        self._MarkPushed(
-            pushed, pushed_destination=str(path), pushed_version=str(entry.version)
-        )
+        self._MarkPushed(pushed, pushed_destination=str(path), pushed_version=str(entry.version))
         pushed.set_string_custom_property(PUBLISHED_BY, entry.run_id)
 
 
-class VersionedPusher(Pusher):  # type: ignore[misc]
+class VersionedPusher(Pusher):
     """TFX's Pusher with our executor; make it with `versioned_pusher`."""
 
     EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(Executor)

@@ -8,10 +8,11 @@ from __future__ import annotations
 import json
 import sys
 import traceback
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.markup import escape
@@ -167,18 +168,54 @@ def doctor(as_json: JsonOption = False) -> None:
 
 
 @app.command()
+def report(
+    workdir: WorkdirOption,
+    run_id: Annotated[
+        str | None, typer.Argument(metavar="[RUN]", help="A run's id; by default the newest.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a run's report again: one HTML file, and the page of all runs beside."""
+    from pipeline import report as pages
+
+    pages.command(workdir, run_id, as_json)
+
+
+@app.command()
+def serve(
+    workdir: WorkdirOption,
+    model_name: Annotated[
+        str | None, typer.Option(help="Which model; by default the only one there.")
+    ] = None,
+    port: Annotated[int, typer.Option(help="For REST; 0 picks a free one.")] = 8501,
+    grpc_port: Annotated[int, typer.Option(help="For gRPC; 0 picks a free one.")] = 8500,
+    engine: Annotated[
+        Literal["auto", "binary", "docker", "development"],
+        typer.Option(help="By default TF Serving's binary, else Docker, else for development."),
+    ] = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Serve the model that is live: TF Serving where it is installed, else for development."""
+    from pipeline import serve as serving
+
+    raise typer.Exit(serving.command(workdir, model_name, port, grpc_port, engine, as_json))
+
+
+@app.command()
 def history(workdir: WorkdirOption, as_json: JsonOption = False) -> None:
     """List the runs of a workdir: outcome, main metrics, version pushed."""
     place = open_workdir(workdir, create=False)
-    found = [(run.read_request().created, run.read_result()) for run in runs.all_runs(place.runs)]
+    found = [run.read_result() for run in runs.all_runs(place.runs)]
     if as_json:
-        print("[" + ",\n".join(result.to_json() for _, result in found if result) + "]")
+        print("[" + ",\n".join(result.to_json() for result in found if result) + "]")
     else:
         console.show_history(found)
 
 
 def main() -> None:
     """Runs the command line; an error of ours is a line or two, with its exit code."""
+    # Upstream packages tell each other about Python versions; nobody here can act on it.
+    warnings.simplefilter("ignore", FutureWarning)
     try:
         app()
     except SafelightError as error:

@@ -163,16 +163,18 @@ def _number(value: Any) -> str:
     return f"{value:.4f}" if isinstance(value, float) else "" if value is None else str(value)
 
 
-def show_history(results: Sequence[tuple[str, Result | None]]) -> None:
-    """Prints a line a run: when, outcome, main metrics, version."""
-    table = Table("run", "started", "outcome", "accuracy", "version", "reason", box=None)
-    for started, result in results:
+def show_history(results: Sequence[Result | None]) -> None:
+    """Prints a line a run, oldest first; the name says when it began (UTC)."""
+    table = Table(box=None, pad_edge=False, header_style="bold", expand=True)
+    for name, width in (("run", 20), ("outcome", 12), ("accuracy", 8), ("version", 7)):
+        table.add_column(name, no_wrap=True, width=width)
+    table.add_column("reason", no_wrap=True, overflow="ellipsis", ratio=1)
+    for result in results:
         if result is None:
             continue
         accuracy = result.metrics.get("accuracy")
         table.add_row(
             result.run_id,
-            started,
             _HEADLINES[result.outcome],
             "" if accuracy is None else f"{accuracy:.4f}",
             "" if result.version is None else str(result.version),

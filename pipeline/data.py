@@ -154,11 +154,13 @@ class Input:
         pixels = tf.ensure_shape(out[PIXELS], (None, *self.shape))
         return pixels, tf.reshape(out[LABEL_ID], [-1])
 
-    def read(self, records: Records) -> tf.data.Dataset:
-        """Yields a split once, in the order of its files, in batches of DECODE_BATCH."""
-        return self.mapped(
-            tf.data.TFRecordDataset([str(path) for path in records.files]).batch(DECODE_BATCH)
-        ).prefetch(tf.data.AUTOTUNE)
+    def read(self, *splits: Records) -> tf.data.Dataset:
+        """Yields splits once, in the order of their files, in batches of DECODE_BATCH."""
+        files = [str(path) for records in splits for path in records.files]
+        batches = -(-sum(records.examples for records in splits) // DECODE_BATCH)
+        serialized = tf.data.TFRecordDataset(files).batch(DECODE_BATCH)
+        counted = serialized.apply(tf.data.experimental.assert_cardinality(batches))
+        return self.mapped(counted).prefetch(tf.data.AUTOTUNE)
 
     def mapped(self, serialized: tf.data.Dataset) -> tf.data.Dataset:
         """Applies `transform` to each batch, several at a time, in their order."""
@@ -210,35 +212,46 @@ def available_memory() -> int:
     return max(0, min(available, limit - used))
 
 
-def keep(source: Input, records: Records, place: Place, disk: Path, name: str) -> Kept:
-    """Runs a split through the transform graph once.
+def keep(
+    source: Input, splits: Mapping[str, Records], place: Place, disk: Path
+) -> dict[str, Kept]:
+    """Runs splits through the transform graph once; one array holds them all.
 
     Args:
       source: the transform graph.
-      records: the split.
+      splits: by name.
       place: `memory` or `disk`.
       disk: the directory for the file; its name is gone as soon as it is open, so that nothing
         is left behind however this process ends.
-      name: the split's, for messages.
 
     Raises:
       DataRefused: an example's label is none of the classes.
     """
-    pixels = _room((records.examples, *source.shape), place, disk)
-    label_ids = np.empty(records.examples, np.int64)
+    total = sum(records.examples for records in splits.values())
+    pixels = _room((total, *source.shape), place, disk)
+    label_ids = np.empty(total, np.int64)
     done = 0
-    for batch, ids in source.read(records).as_numpy_iterator():
+    for batch, ids in source.read(*splits.values()).as_numpy_iterator():
         pixels[done : done + len(ids)] = batch
         label_ids[done : done + len(ids)] = ids
         done += len(ids)
-        events.progress("Trainer", done, records.examples, "images", f"reading {name}")
-    unknown = int((label_ids < 0).sum())
+        events.progress("Trainer", done, total, "images", "reading")
+    kept, start = {}, 0
+    for name, records in splits.items():
+        rows = slice(start, start + records.examples)
+        kept[name] = Kept(pixels[rows], label_ids[rows])
+        _check_labels(name, kept[name])
+        start = rows.stop
+    return kept
+
+
+def _check_labels(name: str, kept: Kept) -> None:
+    unknown = int((kept.label_ids < 0).sum())
     if unknown:
         raise DataRefused(
-            f"{unknown} of {records.examples} images in {name} have a label that is none of the "
-            "schema's classes. Run again with validation.unseen_labels=fail to see which."
+            f"{unknown} of {len(kept.label_ids)} images in {name} have a label that is none of "
+            "the schema's classes. Run again with validation.unseen_labels=fail to see which."
         )
-    return Kept(pixels, label_ids)
 
 
 def _room(shape: tuple[int, ...], place: Place, disk: Path) -> npt.NDArray[np.float32]:

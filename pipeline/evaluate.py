@@ -121,6 +121,11 @@ def read_metrics(evaluation_uri: str) -> Measured:
             f"confusion matrix; missing: {', '.join(missing) or 'the matrix'}. Remove it and run "
             "again."
         )
+    if not metrics[EXAMPLE_COUNT]:
+        raise SafelightError(
+            f"The evaluation at {evaluation_uri} saw no images; expected those of the split "
+            f"{features.TEST!r}. Give the data more images, or that split a larger share of them."
+        )
     return Measured(
         examples=round(metrics[EXAMPLE_COUNT]),
         accuracy=metrics[ACCURACY],
@@ -168,7 +173,7 @@ def _keep_outputs(extracts: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-class ClassificationMetrics(metric_types.Metric):  # type: ignore[misc]
+class ClassificationMetrics(metric_types.Metric):
     """Accuracy, top-k accuracy, cross-entropy, the number of images and the confusion matrix.
 
     Its elements are batches: labels int64 [batch] and probabilities float32 [batch, classes].
@@ -182,7 +187,13 @@ def _computations(top_k: int, code: str, name: str) -> list[Any]:
     del code, name  # they are there for the cache key and for TFMA
     keys = [
         metric_types.MetricKey(name=metric)
-        for metric in (ACCURACY, TOP_K_ACCURACY, CROSS_ENTROPY, EXAMPLE_COUNT, MULTI_CLASS_CONFUSION_MATRICES)
+        for metric in (
+            ACCURACY,
+            TOP_K_ACCURACY,
+            CROSS_ENTROPY,
+            EXAMPLE_COUNT,
+            MULTI_CLASS_CONFUSION_MATRICES,
+        )
     ]
     plot = metric_types.PlotKey(name=MULTI_CLASS_CONFUSION_MATRIX_PLOT_NAME)
     sums = metric_types.MetricComputation(
@@ -205,7 +216,7 @@ class _Sums:
     pairs: Counter[tuple[int, int]] = field(default_factory=Counter)
 
 
-class _Combiner(beam.CombineFn):  # type: ignore[misc]
+class _Combiner(beam.CombineFn):
     """Adds batches up."""
 
     def __init__(self, keys: list[Any], top_k: int) -> None:
@@ -217,7 +228,9 @@ class _Combiner(beam.CombineFn):  # type: ignore[misc]
 
     def add_input(self, sums: _Sums, element: Any) -> _Sums:
         labels = np.asarray(element.labels, np.int64).reshape(-1)
-        probabilities = np.asarray(element.predictions[features.OUT_PROBABILITIES], np.float64)
+        # Without `custom_extractors` an element is a single image.
+        given = np.atleast_2d(element.predictions[features.OUT_PROBABILITIES])
+        probabilities = given.astype(np.float64)
         predicted = probabilities.argmax(axis=1)
         sums.totals += measure(labels, probabilities, self._top_k)
         sums.pairs.update(zip(labels.tolist(), predicted.tolist(), strict=True))

@@ -160,7 +160,6 @@ class _Progress(keras.callbacks.Callback):
         super().__init__()
         self._train = train
         self._batches = batches
-        self._batch_size = train.batch_size
         self._epoch = 0
         self._told = 0.0
 
@@ -177,7 +176,7 @@ class _Progress(keras.callbacks.Callback):
         )
         if time.monotonic() - self._told >= _PROGRESS_SECONDS:
             self._told = time.monotonic()
-            done = min(step * self._batch_size, self._batches.examples)
+            done = self._batches.examples * step // self._batches.steps
             self._tell(done, f"step {step}/{self._batches.steps} {_figures(logs)}")
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:

@@ -68,13 +68,16 @@ def checked(images: tf.Tensor, max_pixels: int) -> Headers:
         )
     )
     header = _read(images, head, kind)
-    return header._replace(kind=kind + zero_unless(_size_trouble(header, max_pixels)) + zero_unless(
+    kind += zero_unless(_size_trouble(header, max_pixels))
+    kind += zero_unless(
         _trouble(
             _odd_bmp(images, head, kind),
             "is a BMP with compression or a palette; expected 24 or 32 bits a pixel, or grey: "
             "convert it to PNG. Received bits a pixel and compression",
             tf.stack([_little(head, 28, 2), _little(head, 30, 4)], axis=1),
-        )))
+        )
+    )
+    return header._replace(kind=kind)
 
 
 def _size_trouble(header: Headers, max_pixels: int) -> tf.Tensor:
@@ -207,10 +210,10 @@ def _grey_palette(images: tf.Tensor, start: tf.Tensor, used: tf.Tensor) -> tf.Te
 
 def _trouble(bad: tf.Tensor, message: str, received: tf.Tensor | None = None) -> tf.Tensor:
     """Returns string []: empty, or of the first image for which `bad` (bool [batch]) holds."""
-    first = tf.argmax(tf.cast(bad, tf.int32))
+    # An empty batch has no first row: hence one more.
+    first = tf.argmax(tf.pad(tf.cast(bad, tf.int32), [[0, 1]]))
     text = tf.strings.format("image {} of the batch " + message, first)
     if received is not None:
-        # An empty batch has no first row to show.
         shown = tf.strings.format("{}", tf.pad(received, [[0, 1], [0, 0]])[first])
         text = tf.strings.join([text, shown], separator=" ")
     return tf.where(tf.reduce_any(bad), text, "")

@@ -16,10 +16,18 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from PIL import BmpImagePlugin, GifImagePlugin, Image, JpegImagePlugin, PngImagePlugin
-from PIL import MpoImagePlugin, TiffImagePlugin, WebPImagePlugin
+from PIL import (
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    JpegImagePlugin,
+    MpoImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
 
-from pipeline.ingest import headers
+from pipeline.ingest import headers, plain
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -86,9 +94,7 @@ class Prepared:
     pixels: Pixels
 
 
-def prepare(
-    data: bytes, *, min_side: int = MIN_SIDE, max_pixels: int = MAX_PIXELS
-) -> Prepared:
+def prepare(data: bytes, *, min_side: int = MIN_SIDE, max_pixels: int = MAX_PIXELS) -> Prepared:
     """Decodes an image file once and returns what is to be stored or sent in its place.
 
     Args:
@@ -246,7 +252,7 @@ def _check_size(size: tuple[int, int], min_side: int, max_pixels: int) -> None:
 
 def _undecodable(data: bytes, form: str, error: Exception) -> BadImage:
     cut = "truncated" in str(error).lower() or headers.cut_short(data, form)
-    text = f"{form}: {error or type(error).__name__}"
+    text = f"{form}: {str(error) or type(error).__name__}"
     if isinstance(error, Image.UnidentifiedImageError):
         text = f"{form}: the header is damaged"
     return BadImage("truncated" if cut else "unreadable", text[:300])
@@ -283,9 +289,9 @@ def _from_cmyk(inks: Pixels) -> Pixels:
 
 def _orientation(image: Image.Image) -> int:
     """Returns the EXIF orientation, 1 (upright) to 8; a damaged EXIF block counts as upright."""
-    if not {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"} & image.info.keys():
-        if image.format not in ("MPO", "TIFF"):
-            return 1
+    said = {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"} & image.info.keys()
+    if not said and image.format not in ("MPO", "TIFF"):
+        return 1
     try:
         value = image.getexif().get(_ORIENTATION, 1)
     except Exception:  # noqa: BLE001 - it is metadata alone that is damaged
@@ -303,14 +309,12 @@ def _upright(pixels: Pixels, orientation: int) -> Pixels:
     return pixels
 
 
-def _why_converted(
-    data: bytes, form: str, orientation: int, image: Image.Image
-) -> str | None:
+def _why_converted(data: bytes, form: str, orientation: int, image: Image.Image) -> str | None:
     if form in ("webp", "tiff"):
         return form
     if orientation != 1:
         return "orientation"
-    if headers.is_plain(data, form) and not _beyond_palette(data, form, image):
+    if plain.is_plain(data, form) and not _beyond_palette(data, form, image):
         return None
     return form if form in ("bmp", "gif") else "repaired"
 
@@ -319,8 +323,9 @@ def _beyond_palette(data: bytes, form: str, image: Image.Image) -> bool:
     """Says whether a GIF uses a colour that it doesn't define; TensorFlow refuses that."""
     if form != "gif":
         return False
-    _, most = image.getextrema() if image.mode in ("P", "L") else (0, 256)
-    return int(most) >= headers.gif_colours(data)
+    if image.mode not in ("P", "L"):
+        return True
+    return int(np.asarray(image).max()) >= plain.gif_colours(data)
 
 
 def _to_image(pixels: Pixels) -> Image.Image:
@@ -363,7 +368,7 @@ def _sharpness(luma: Pixels) -> float:
         edges -= strip[1:-1, 2:]
         flat = edges.reshape(-1).astype(np.float64)
         total += flat.sum()
-        squares += flat @ flat
+        squares += float(flat @ flat)
     number = (height - 2) * (width - 2)
     spread = number * int(squares) - int(total) ** 2
     return spread / (number * number) / (255 * 255)

@@ -29,7 +29,7 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Answer:
-    """What a signature said about a batch: names [batch], probabilities float32 [batch, classes]."""
+    """A signature's answer to a batch: names [batch], probabilities float32 [batch, classes]."""
 
     labels: list[str]
     probabilities: Floats

@@ -10,25 +10,21 @@ Only the holder of the workdir may `open` a registry, because that repairs it; a
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from pipeline import events
+from pipeline import events, versions
 from pipeline.errors import SafelightError
 from pipeline.features import MODEL_FACTS
+from pipeline.versions import Entry
 
 FORMAT = 1
 FILE = "registry.json"
-# A copy of its entry that each version carries, so that a registry can be rebuilt without loss.
-PUBLISHED = "published.json"
-
-Status = Literal["live", "retired", "rolled_back"]
 
 
 @dataclass(frozen=True)
@@ -49,26 +45,6 @@ class Origin:
     champion: int | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
     model_uri: str = ""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One version as `registry.json` records it."""
-
-    version: int
-    published: str
-    by: str
-    why: str
-    run_id: str
-    metrics: dict[str, float]
-    data: str
-    code: str
-    config: str
-    classes: list[str]
-    inputs: dict[str, Any]
-    model_uri: str
-    model_fingerprint: str
-    status: Status
 
 
 @dataclass(frozen=True)
@@ -145,8 +121,8 @@ class Registry:
         self._write(intent={"version": entry.version, "source": str(source)})
         incoming = self.root / f".{entry.version}.incoming"
         try:
-            _copy(source, incoming)
-            _write_json(incoming / "assets.extra" / PUBLISHED, asdict(entry))
+            versions.copy(source, incoming)
+            versions.write_json(incoming / "assets.extra" / versions.PUBLISHED, asdict(entry))
             os.rename(incoming, self.path(entry.version))
         except OSError as error:
             shutil.rmtree(incoming, ignore_errors=True)
@@ -156,18 +132,18 @@ class Registry:
                 f"What is served has not changed. Free some space or mend the folder's "
                 "permissions, and run the same command again."
             ) from error
-        _sync_directory(self.root)
+        versions.sync(self.root)
         self._commit(entry)
         return entry
 
     def _entry(self, source: Path, origin: Origin) -> Entry:
-        facts = _read_object(source / "assets.extra" / MODEL_FACTS)
+        facts = versions.read_object(source / "assets.extra" / MODEL_FACTS)
         if facts is None or not (source / "saved_model.pb").is_file():
             raise SafelightError(
                 f"{source} is no model that can be published: expected saved_model.pb and "
                 f"assets.extra/{MODEL_FACTS} in it. Remove the artifact and train again."
             )
-        taken = [entry.version for entry in self.entries] + list(_versions(self.root))
+        taken = [entry.version for entry in self.entries] + list(versions.numbers(self.root))
         return Entry(
             version=max(taken, default=0) + 1,
             published=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -187,7 +163,7 @@ class Registry:
 
     def _commit(self, entry: Entry) -> None:
         known = [one for one in self.entries if one.version != entry.version]
-        self.entries = _retired(known) + [entry]
+        self.entries = [*_retired(known), entry]
         self.current = entry.version
         self._write(intent=None)
 
@@ -200,7 +176,7 @@ class Registry:
             "intent": intent,
         }
         self.root.mkdir(parents=True, exist_ok=True)
-        _write_json(self.root / FILE, content)
+        versions.write_json(self.root / FILE, content)
 
 
 def open(root: Path) -> Registry:
@@ -215,7 +191,7 @@ def open(root: Path) -> Registry:
     if not root.is_dir():
         return Registry(root, [], None)
     content = _read_content(root)
-    if content is None and ((root / FILE).exists() or _models(root)):
+    if content is None and ((root / FILE).exists() or versions.models(root)):
         return _rebuild(root)
     registry = _parsed(root, content)
     intent = content["intent"] if content else None
@@ -234,29 +210,29 @@ def read(root: Path) -> Registry:
     """
     content = _read_content(root)
     if content is None:
-        entries = [_recovered(root, version) for version in sorted(_models(root))]
+        entries = [versions.recovered(root, version) for version in sorted(versions.models(root))]
         return Registry(root, entries, entries[-1].version if entries else None)
     return _parsed(root, content)
 
 
 def _finish(registry: Registry, version: int) -> None:
     """Commits a push whose model stands in its place; drops one whose model does not."""
-    if version in _models(registry.root):
-        registry._commit(_recovered(registry.root, version))
+    if version in versions.models(registry.root):
+        registry._commit(versions.recovered(registry.root, version))
     else:
         registry._write(intent=None)
 
 
 def _agree(registry: Registry) -> None:
     """Makes `current` what TF Serving serves: the highest version that is there."""
-    models = set(_models(registry.root))
+    models = set(versions.models(registry.root))
     known = {entry.version for entry in registry.entries}
     strange = sorted(models - known)
     highest = max(models, default=None)
     if highest == registry.current and not strange:
         return
     for version in strange:
-        registry.entries.append(_recovered(registry.root, version))
+        registry.entries.append(versions.recovered(registry.root, version))
     registry.entries.sort(key=lambda entry: entry.version)
     events.warn(
         f"{registry.root / FILE} did not agree with the version directories beside it: it said "
@@ -297,58 +273,17 @@ def _retired(entries: list[Entry]) -> list[Entry]:
     ]
 
 
-def _recovered(root: Path, version: int) -> Entry:
-    """Returns the entry that a version directory tells of itself."""
-    extra = root / str(version) / "assets.extra"
-    published = _read_object(extra / PUBLISHED)
-    if published is not None:
-        try:
-            return replace(_entry_from(published), version=version)
-        except (TypeError, KeyError, ValueError):
-            pass
-    facts = _read_object(extra / MODEL_FACTS) or {}
-    when = time.gmtime((root / str(version)).stat().st_mtime)
-    return Entry(
-        version=version,
-        published=time.strftime("%Y-%m-%dT%H:%M:%SZ", when),
-        by="unknown",
-        why="found among the version directories",
-        run_id="",
-        metrics={},
-        data="",
-        code="",
-        config="",
-        classes=[str(name) for name in facts.get("classes", [])],
-        inputs={"known_classes": [], "champion": None},
-        model_uri="",
-        model_fingerprint=str(facts.get("fingerprint", "")),
-        status="live",
-    )
-
-
-def _entry_from(values: Any) -> Entry:
-    entry = Entry(**{name.name: values[name.name] for name in fields(Entry)})
-    typed = (
-        isinstance(entry.version, int)
-        and isinstance(entry.classes, list)
-        and isinstance(entry.metrics, dict)
-        and isinstance(entry.inputs, dict)
-        and {"known_classes", "champion"} <= entry.inputs.keys()
-    )
-    if not typed:
-        raise ValueError("an entry's values are of other types than they should be")
-    return entry
-
-
 def _parsed(root: Path, content: Mapping[str, Any] | None) -> Registry:
     if content is None:
         return Registry(root, [], None)
-    return Registry(root, [_entry_from(one) for one in content["versions"]], content["current"])
+    return Registry(
+        root, [versions.entry_from(one) for one in content["versions"]], content["current"]
+    )
 
 
 def _read_content(root: Path) -> dict[str, Any] | None:
     """Returns what registry.json holds; None where it is missing or damaged."""
-    content = _read_object(root / FILE)
+    content = versions.read_object(root / FILE)
     if content is None:
         return None
     written = content.get("format")
@@ -358,7 +293,7 @@ def _read_content(root: Path) -> dict[str, Any] | None:
             "Use the version that wrote it."
         )
     try:
-        entries = [_entry_from(one) for one in content["versions"]]
+        entries = [versions.entry_from(one) for one in content["versions"]]
         intent, current = content["intent"], content["current"]
         if intent is not None and not isinstance(intent["version"], int):
             return None
@@ -368,58 +303,6 @@ def _read_content(root: Path) -> dict[str, Any] | None:
     return content if written == FORMAT and current in known else None
 
 
-def _read_object(path: Path) -> dict[str, Any] | None:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return content if isinstance(content, dict) else None
-
-
-def _versions(root: Path) -> list[int]:
-    if not root.is_dir():
-        return []
-    return [int(entry.name) for entry in root.iterdir() if entry.name.isdecimal()]
-
-
-def _models(root: Path) -> list[int]:
-    """Returns the versions that TF Serving can load."""
-    return [
-        version for version in _versions(root) if (root / str(version) / "saved_model.pb").is_file()
-    ]
-
-
 def _remove_incoming(root: Path) -> None:
     for path in root.glob(".*.incoming"):
         shutil.rmtree(path)
-
-
-def _copy(source: Path, target: Path) -> None:
-    """Copies a directory and waits until the disk holds it."""
-    target.mkdir()
-    for path in sorted(source.iterdir()):
-        if path.is_dir():
-            _copy(path, target / path.name)
-        else:
-            shutil.copyfile(path, target / path.name)
-            _sync(target / path.name)
-    _sync_directory(target)
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    temporary = path.with_name(f".{path.name}.new")
-    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    _sync(temporary)
-    os.replace(temporary, path)
-    _sync_directory(path.parent)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-_sync_directory = _sync

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from pipeline import events, fingerprint, presets
 from pipeline.checkpoints import Checkpoints, State
+from pipeline.features import EVAL, TRAIN
 from pipeline.train import Job, TrainingFailed, write_failure
 
 if TYPE_CHECKING:
@@ -125,6 +126,7 @@ def _batches(
     from pipeline.fitting import Batches
 
     size, seed, first = job.train.batch_size, job.train.seed, len(state.epochs)
+    assert size is not None
     job.checkpoints.mkdir(parents=True, exist_ok=True)
     need = source.bytes_kept(fitted_on, held_out)
     place: Place = data.choose_place(job.train.cache, need, job.checkpoints)
@@ -132,10 +134,9 @@ def _batches(
     if place == "off":
         train = data.streamed(source, fitted_on, size, seed, first)
         return Batches(train, source.read(held_out), fitted_on.examples, steps)
-    kept = data.keep(source, fitted_on, place, job.checkpoints, "train")
-    kept_eval = data.keep(source, held_out, place, job.checkpoints, "eval")
-    train = data.shuffled(kept, size, seed, first)
-    ordered = data.ordered(kept_eval, data.DECODE_BATCH)
+    kept = data.keep(source, {TRAIN: fitted_on, EVAL: held_out}, place, job.checkpoints)
+    train = data.shuffled(kept[TRAIN], size, seed, first)
+    ordered = data.ordered(kept[EVAL], data.DECODE_BATCH)
     return Batches(train, ordered, fitted_on.examples, steps)
 
 

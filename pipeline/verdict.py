@@ -125,15 +125,15 @@ def _same_images(evidence: Evidence) -> Check:
         message=(
             f"All judged the same {evaluated:,} test images."
             if same
-            else f"What was judged is not the same: ingest put {evidence.test_images:,} images into "
-            f"test, TFMA evaluated {evaluated:,}, and the predictions hold {predicted:,}"
+            else f"Not all judged the same: ingest put {evidence.test_images:,} images into test, "
+            f"TFMA evaluated {evaluated:,}, and the predictions hold {predicted:,}"
             + (f" (the champion's {len(champion.ids):,})." if champion else ".")
         ),
     )
 
 
 def _sound(predictions: Predictions) -> Check:
-    """Checks that probabilities are probabilities, and that the label is the most probable class."""
+    """Checks that probabilities are such, and that the label is the most probable class."""
     given = predictions.probabilities.astype(np.float64)
     finite = np.isfinite(given).all(axis=1)
     whole = finite & (given >= 0).all(axis=1) & (np.abs(given.sum(axis=1) - 1) < 1e-3)
@@ -209,7 +209,11 @@ def _class_recall(
         floor = 0.5 / max(1, len(classes))
         source = f"half of 1/{len(classes)}"
     rows = [
-        (int(matrix[i, i]) / support, bounds.upper_bound(int(matrix[i, i]), support, options.confidence), name)
+        (
+            int(matrix[i, i]) / support,
+            bounds.upper_bound(int(matrix[i, i]), support, options.confidence),
+            name,
+        )
         for i, name in enumerate(classes)
         if (support := int(matrix[i].sum()))
     ]

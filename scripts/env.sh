@@ -77,7 +77,7 @@ eval "$assignments"
 stamp=$environment/.safelight-locked
 wanted=$(cat uv.lock pyproject.toml | cksum)
 if [ ! -f "$stamp" ] || [ "$(cat "$stamp")" != "$wanted" ]; then
-    if [ -d "$environment" ]; then
+    if [ -f "$stamp" ]; then
         say "Bringing ${environment#"$root"/} up to uv.lock."
     else
         say "Installing the locked packages into ${environment#"$root"/}: about 2 GB, 2 to 8 minutes." \

@@ -9,6 +9,9 @@ os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
 import pytest
 
 from pipeline import events
+from tests import browser
+
+LEFT_OUT = pytest.StashKey[int]()
 
 
 @pytest.fixture(autouse=True)
@@ -18,3 +21,25 @@ def event_log(tmp_path):
     events.configure(path)
     yield path
     events.configure(None)
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leaves the tests marked `browser` out where there is no Chromium; the summary says so."""
+    if browser.binary() is not None:
+        return
+    without = [item for item in items if item.get_closest_marker("browser") is not None]
+    if without:
+        config.hook.pytest_deselected(items=without)
+        items[:] = [item for item in items if item not in without]
+        config.stash[LEFT_OUT] = len(without)
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    """Says which tests could not be tried on this machine."""
+    count = config.stash.get(LEFT_OUT, 0)
+    if count:
+        terminalreporter.write_line(
+            f"{count} browser tests were left out: Chromium is not installed "
+            "(apt-get install chromium).",
+            yellow=True,
+        )

@@ -6,9 +6,12 @@ import io
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import tensorflow as tf
 from PIL import Image
+from tfx.dsl.components.base.base_beam_executor import BaseBeamExecutor
+from tfx.types.artifact import Artifact
 
 from pipeline import images
 from pipeline.features import (
@@ -20,6 +23,8 @@ from pipeline.features import (
     LABEL,
     SHA256,
 )
+
+BEAM_ARGS = ["--runner=DirectRunner", "--direct_running_mode=in_memory", "--direct_num_workers=1"]
 
 
 def encoded(image: Image.Image, form: str = "PNG", **options: object) -> bytes:
@@ -75,3 +80,27 @@ def write_report(
     summary = {"classes": classes, "per_class": per_class}
     (root / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
     return root
+
+
+def artifact(kind: type[Artifact], uri: Path, splits: Iterable[str] = ()) -> Artifact:
+    """Returns an artifact of TFX's at this place, made if it isn't there."""
+    uri.mkdir(parents=True, exist_ok=True)
+    made = kind()
+    made.uri = str(uri)
+    if splits:
+        made.split_names = json.dumps(list(splits))
+    return made
+
+
+def execute(
+    executor: type, inputs: Mapping[str, Artifact], outputs: Mapping[str, Artifact], **properties: Any
+) -> None:
+    """Runs an executor as TFX's launcher would, with Beam in this process."""
+    arguments: dict[str, Any] = {}
+    if issubclass(executor, BaseBeamExecutor):
+        arguments["context"] = executor.Context(beam_pipeline_args=BEAM_ARGS)
+    executor(**arguments).Do(
+        {key: [value] for key, value in inputs.items()},
+        {key: [value] for key, value in outputs.items()},
+        properties,
+    )

@@ -56,7 +56,9 @@ class ColourModel(tf.Module):
         self.serving_only = serving_only
         self.max_pixels = max_pixels
         self.table = tf.lookup.StaticHashTable(
-            tf.lookup.KeyValueTensorInitializer(list(classes), tf.range(len(classes), dtype=tf.int64)),
+            tf.lookup.KeyValueTensorInitializer(
+                list(classes), tf.range(len(classes), dtype=tf.int64)
+            ),
             default_value=-1,
         )
 
@@ -69,7 +71,9 @@ class ColourModel(tf.Module):
         return tf.ensure_shape(colour, [3])
 
     def _answer(self, encoded: tf.Tensor, swap: bool) -> dict[str, tf.Tensor]:
-        colour = tf.map_fn(self._colour, encoded, fn_output_signature=tf.TensorSpec([3], tf.float32))
+        colour = tf.map_fn(
+            self._colour, encoded, fn_output_signature=tf.TensorSpec([3], tf.float32)
+        )
         if swap:
             colour = tf.reverse(colour, axis=[1])
         distance = tf.reduce_sum((colour[:, None] - self.hues[None]) ** 2, axis=2)
@@ -147,7 +151,11 @@ def encoded(label: str, number: int, suffix: str = "png") -> bytes:
 
 
 def write_examples(
-    root: Path, counts: Mapping[str, int], split: str = features.TEST, first: int = 0, shards: int = 2
+    root: Path,
+    counts: Mapping[str, int],
+    split: str = features.TEST,
+    first: int = 0,
+    shards: int = 2,
 ) -> Path:
     """Writes `root/Split-<split>/` with counts[label] pictures a class, and returns `root`."""
     folder = root / f"Split-{split}"

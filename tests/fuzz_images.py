@@ -84,9 +84,9 @@ def run(count: int, seed: int, keep: Path | None = None) -> tuple[Counter[str], 
                 made = mutants(min(BATCH, count - start), seed * 1_000_003 + start)
                 entries = []
                 for number, (name, data) in enumerate(made):
-                    path = f"{start + number:06d}-{name}"
-                    Path(folder, path).write_bytes(data)
-                    entries.append(Entry(path.encode(), len(data), 0, "label"))
+                    mutant = f"{start + number:06d}-{name}"
+                    Path(folder, mutant).write_bytes(data)
+                    entries.append(Entry(mutant.encode(), len(data), 0, "label"))
                 results = [result for part in pool.map(chunks(entries)) for result in part]
                 assert len(results) == len(entries), "a file went missing"
                 for entry, result in zip(entries, results, strict=True):
@@ -120,11 +120,10 @@ def main() -> int:
         options.keep.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     outcomes, broken = run(options.count, options.seed, options.keep)
-    for name, number in sorted(outcomes.items()):
-        print(f"{number:7d}  {name}")
-    print(f"{options.count} files in {time.monotonic() - began:.0f} s; {len(broken)} broken promises")
-    for line in broken[:50]:
-        print(line)
+    lines = [f"{number:7d}  {name}" for name, number in sorted(outcomes.items())]
+    seconds = time.monotonic() - began
+    lines.append(f"{options.count} files in {seconds:.0f} s; {len(broken)} broken promises")
+    sys.stdout.write("\n".join([*lines, *broken[:50]]) + "\n")
     return 1 if broken else 0
 
 

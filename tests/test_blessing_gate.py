@@ -36,7 +36,7 @@ def answers(labels: str, predicted: str, **changes) -> Predictions:
 def measured(predictions: Predictions) -> Measured:
     pairs = [
         (CLASSES.index(label), CLASSES.index(name))
-        for label, name in zip(predictions.labels, predictions.predicted)
+        for label, name in zip(predictions.labels, predictions.predicted, strict=True)
     ]
     return Measured(
         examples=len(pairs),
@@ -86,7 +86,7 @@ def test_accuracy_floor_is_held_to_the_bound():
 
 
 def test_default_floor_is_above_the_majority():
-    lazy = answers("a" * 90 + "b" * 10, "a" * 100)
+    lazy = answers("a" * 450 + "b" * 50, "a" * 500)
     found = verdict.judge(evidence(lazy), Evaluate())
     assert found["majority_share"] == 0.9
     # Never saying b is caught twice: by the floor, and by b's own recall.

@@ -114,9 +114,9 @@ def test_stretching_is_pillows_bilinear(size):
 
 def test_shrinking_does_not_alias():
     lines = np.zeros((240, 240, 3), np.uint8)
-    lines[:, ::2] = 255
+    lines[:, np.arange(240) % 4 < 2] = 255
     result = levels(encoded(Image.fromarray(lines)))
-    assert np.abs(result - 127.5).max() < 10
+    assert np.abs(result - 127.5).max() < 15
     naive = tf.image.resize(lines, (SIDE, SIDE)).numpy()
     assert np.abs(naive - 127.5).max() > 100
 

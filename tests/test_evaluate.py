@@ -12,12 +12,10 @@ from pipeline.config import Evaluate
 from pipeline.errors import SafelightError
 from tests import exports
 
-
-
 COUNTS = {"blue": 9, "green": 7, "red": 6, "white": 5}
 
 
-def run_evaluator(examples, model, target, options=Evaluate()):
+def run_evaluator(examples, model, target, top_k=3):
     """Runs TFX's Evaluator as the graph configures it; returns the evaluation's URI."""
     from tfx.components.evaluator.executor import Executor
     from tfx.dsl.components.base.base_beam_executor import BaseBeamExecutor
@@ -31,13 +29,17 @@ def run_evaluator(examples, model, target, options=Evaluate()):
     evaluation, blessing = standard_artifacts.ModelEvaluation(), standard_artifacts.ModelBlessing()
     evaluation.uri, blessing.uri = str(target), str(target) + "-blessing"
     # An image by name keeps TFX from packing itself up for remote workers (2 s).
-    args = ["--runner=DirectRunner", "--direct_running_mode=in_memory", "--sdk_container_image=none"]
+    args = [
+        "--runner=DirectRunner",
+        "--direct_running_mode=in_memory",
+        "--sdk_container_image=none",
+    ]
     context = BaseBeamExecutor.Context(beam_pipeline_args=args)
     Executor(context).Do(
         {"examples": [data], "model": [trained]},
         {"evaluation": [evaluation], "blessing": [blessing]},
         {
-            "eval_config": proto_utils.proto_to_json(evaluate.eval_config(options)),
+            "eval_config": proto_utils.proto_to_json(evaluate.eval_config(Evaluate(top_k=top_k))),
             "example_splits": '["test"]',
             "module_path": "pipeline.evaluate",
         },
@@ -57,7 +59,7 @@ def found(tmp_path_factory):
     model = exports.save_model(
         root / "model" / "Format-Serving", answers={"red": "blue", "blue": "red"}, sharpness=2.0
     )
-    uri = run_evaluator(examples, root / "model", root / "evaluation", Evaluate(top_k=2))
+    uri = run_evaluator(examples, root / "model", root / "evaluation", top_k=2)
     batches = list(answer_split(Export(model), str(examples), "test"))
     labels = [name for batch in batches for name in batch.column("label").to_pylist()]
     rows = [row for batch in batches for row in batch.column("probabilities").to_pylist()]

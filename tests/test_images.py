@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 
 from pipeline import decode, images
 from pipeline.images import BadImage
-from pipeline.ingest import headers, perceptual
+from pipeline.ingest import headers, perceptual, plain
 from tests import fuzz_images, pictures
 
 KEPT = pictures.kept()
@@ -40,9 +40,7 @@ def test_converted_files_become_pngs_of_what_people_see(name):
     if name not in ("cmyk.tif", "sixteen.tif"):  # Pillow mixes inks and clips 16 bits otherwise
         seen = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
         mode = "L" if prepared.channels == 1 else "RGB"
-        np.testing.assert_array_equal(
-            prepared.pixels.squeeze(), np.asarray(seen.convert(mode))
-        )
+        np.testing.assert_array_equal(prepared.pixels.squeeze(), np.asarray(seen.convert(mode)))
 
 
 def test_a_converted_image_is_kept_the_second_time():
@@ -58,9 +56,7 @@ def test_the_transform_graph_sees_the_same_pixels():
     square = pictures.photograph().resize((32, 32))
     for form, options in (("JPEG", {}), ("PNG", {}), ("BMP", {}), ("GIF", {}), ("WEBP", {})):
         prepared = images.prepare(pictures.encoded(square, form, **options))
-        graph = decode.decode_and_resize(
-            tf.constant([prepared.encoded]), image_size=32, channels=3
-        )
+        graph = decode.decode_and_resize(tf.constant([prepared.encoded]), image_size=32, channels=3)
         np.testing.assert_array_equal(np.rint(graph[0] * 255), prepared.pixels)
 
 
@@ -118,7 +114,7 @@ def test_a_bomb_costs_neither_memory_nor_time(side):
 
 
 def test_a_webp_bomb_is_refused_before_pillow_allocates_its_canvas():
-    data = bytearray(CONVERTED["alpha.webp"][0])
+    data = bytearray(CONVERTED["animated.webp"][0])
     assert headers.webp_size(bytes(data)) == pictures.SIZE
     data[24:30] = (16_000).to_bytes(3, "little") * 2
     with pytest.raises(BadImage, match="bomb: 16001 x 16001"):
@@ -126,23 +122,26 @@ def test_a_webp_bomb_is_refused_before_pillow_allocates_its_canvas():
 
 
 def test_damage_that_pillow_reads_over_is_repaired():
-    """TensorFlow would refuse this PNG: its stream's checksum is wrong."""
-    bad_sum = pictures.encoded(pictures.photograph(), "PNG")
-    start = bad_sum.index(b"IDAT")
-    length = int.from_bytes(bad_sum[start - 4 : start], "big")
-    body = bad_sum[start + 4 : start + 4 + length]
-    forged = pictures.chunk(b"IDAT", body[:-4] + bytes(4))
-    data = bad_sum[: start - 4] + forged + bad_sum[start + 8 + length :]
-    prepared = images.prepare(data)
+    whole = KEPT["rgb.png"]
+    cut = whole[:-12]  # without its end TensorFlow refuses it
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        fuzz_images.as_trained(cut, 3)
+    prepared = images.prepare(cut)
     assert prepared.converted == "repaired"
-    np.testing.assert_array_equal(prepared.pixels, images.prepare(bad_sum).pixels)
-    assert fuzz_images.as_trained(prepared.encoded, 3).shape == prepared.pixels.shape
+    np.testing.assert_array_equal(prepared.pixels, images.prepare(whole).pixels)
+    np.testing.assert_array_equal(fuzz_images.as_trained(prepared.encoded, 3), prepared.pixels)
+
+
+def test_inks_without_adobes_marker_are_stored_as_pillow_reads_them():
+    prepared = images.prepare(KEPT["cmyk.jpg"].replace(b"Adobe", b"Other"))
+    assert prepared.converted == "repaired"
+    np.testing.assert_array_equal(fuzz_images.as_trained(prepared.encoded, 3), prepared.pixels)
 
 
 def test_interlaced_and_padded_files_are_plain():
     rows = [bytes((0, 1, 2, 3)), bytes((0, 4, 5, 6))]  # filter byte and three grey pixels
-    assert not headers.is_plain(KEPT["rgb.png"] [:-12], "png")
-    assert headers.is_plain(KEPT["baseline.jpg"] + bytes(500), "jpeg")
+    assert not plain.is_plain(KEPT["rgb.png"][:-12], "png")
+    assert plain.is_plain(KEPT["baseline.jpg"] + bytes(500), "jpeg")
     # Adam7 of 3 x 2: pass 1 has one pixel, 6 has one (x=1), 4 one (x=2), 7 the last row.
     passes = bytes((0, 1)) + bytes((0, 3)) + bytes((0, 2)) + rows[1]
     header = bytes.fromhex("0000000300000002") + bytes((8, 0, 0, 0, 1))
@@ -207,7 +206,7 @@ def test_perceptual_hashes_are_near_for_the_same_picture():
     assert bin(first ^ again).count("1") <= 4
     assert bin(first ^ other).count("1") > 10
     assert len(thumb) == perceptual.THUMB_BYTES
-    assert np.abs(np.frombuffer(thumb, np.uint8).astype(int) - list(small)).mean() < 3
+    assert np.abs(np.frombuffer(thumb, np.uint8).astype(int) - list(small)).mean() < 5
 
 
 def _described(image: Image.Image) -> tuple[int, bytes]:
@@ -215,8 +214,8 @@ def _described(image: Image.Image) -> tuple[int, bytes]:
     return perceptual.describe(pixels, images.luma_of(pixels))
 
 
-def test_a_thousand_mutants_do_no_harm():
+def test_three_hundred_mutants_do_no_harm():
     """The suite's share of `python -m tests.fuzz_images`."""
-    outcomes, broken = fuzz_images.run(1000, seed=3)
+    outcomes, broken = fuzz_images.run(300, seed=3)
     assert broken == []
-    assert sum(count for name, count in outcomes.items() if "child" not in name) == 1000
+    assert sum(count for name, count in outcomes.items() if "child" not in name) == 300

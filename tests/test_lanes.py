@@ -153,6 +153,58 @@ def test_where_no_lane_fits_the_fix_is_said(machine, given, words):
         assert word in picked.said
 
 
+@pytest.fixture
+def bare(tmp_path):
+    """Gives a function that runs a copy of a script where PATH holds only what it is given."""
+    scripts = tmp_path / "copy" / "scripts"
+    shutil.copytree(ROOT / "scripts", scripts)
+    path = tmp_path / "bare"
+    path.mkdir()
+    for tool in ("sh", "dirname", "cat", "rm", "mkdir", "tail"):
+        (path / tool).symlink_to(str(shutil.which(tool)))
+
+    def call(script: str, **programs: str) -> subprocess.CompletedProcess[str]:
+        for name, body in programs.items():
+            (path / name).write_text(f"#!/bin/sh\n{body}\n")
+            (path / name).chmod(0o755)
+        return subprocess.run(
+            [path / "sh", scripts / script, "true"],
+            env={"PATH": str(path)},
+            capture_output=True,
+            text=True,
+            timeout=30,
+        )
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("script", "programs", "words"),
+    [
+        ("env.sh", {}, ["no python3", "apt-get install python3 python3-venv"]),
+        ("env.sh", {"python3": "exit 1"}, ["neither venv nor pip", "apt-get install python3-venv"]),
+        (
+            "env.sh",
+            # venv is missing, pip is there, and no index answers it.
+            {"python3": '[ "$3" = --version ] || { echo "no index" >&2; exit 1; }'},
+            ["no index", "could not be installed", "package index"],
+        ),
+        ("debian13.sh", {"id": "echo 1000"}, ["run it as root"]),
+        ("debian13.sh", {"id": "echo 0"}, ["apt-get install debootstrap"]),
+        (
+            "debian13.sh",
+            {"id": "echo 0", "debootstrap": "echo 'E: no mirror' >&2; exit 1"},
+            ["debootstrap failed", "E: no mirror"],
+        ),
+    ],
+)
+def test_what_set_up_lacks_is_said_with_the_fix(bare, script, programs, words):
+    done = bare(script, **programs)
+    assert done.returncode == 1
+    for word in words:
+        assert word in done.stderr
+
+
 @pytest.mark.current
 def test_a_command_runs_in_the_locked_environment_and_writes_bytecode():
     environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": "/nowhere"}

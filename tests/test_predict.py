@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pipeline import predict, registry
+from pipeline import predict, predict_output, registry
 from pipeline.errors import SafelightError, UsageError
 from pipeline.registry import Origin
 from pipeline.workdir import open_workdir
@@ -22,6 +22,10 @@ ORIGIN = Origin(by="test", why="test", run_id="r", data="d", config="c", code="k
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     return exports.save_model(tmp_path_factory.mktemp("export") / "3")
+
+
+def assert_equal(one, other):
+    np.testing.assert_allclose(one.probabilities, other.probabilities, atol=1e-6)
 
 
 @pytest.fixture
@@ -36,7 +40,12 @@ def test_files_and_folders_in_order(photos, tmp_path):
     made.picture("green", 9).save(alone)
     found = predict.find_images([alone, photos])
     assert [path.name for path in found] == [
-        "alone.png", "00000.png", "00001.png", "00000.png", "00001.png", "00002.png"
+        "alone.png",
+        "00000.png",
+        "00001.png",
+        "00000.png",
+        "00001.png",
+        "00002.png",
     ]
     assert [path.parent.name for path in found[1:]] == ["blue"] * 2 + ["red"] * 3
 
@@ -65,7 +74,7 @@ def test_as_ingest_sees_it(model, tmp_path):
     picture.save(tmp_path / "a.webp", lossless=True)
     picture.save(tmp_path / "b.png")
     answers = list(predict.predict([tmp_path / "a.webp", tmp_path / "b.png"], model))
-    np.testing.assert_allclose(answers[0].probabilities, answers[1].probabilities, atol=1e-6)
+    assert_equal(*answers)
 
 
 def test_bad_files_hinder_no_other(model, tmp_path):
@@ -77,7 +86,11 @@ def test_bad_files_hinder_no_other(model, tmp_path):
     names = ["empty.png", "good.png", "cut.png", "page.jpg", "gone.png"]
     answers = list(predict.predict([tmp_path / name for name in names], model))
     assert [one.reason for one in answers] == [
-        "empty", None, "truncated", "not_an_image", "missing"
+        "empty",
+        None,
+        "truncated",
+        "not_an_image",
+        "missing",
     ]
     assert answers[1].label == "red"
     assert answers[0].label is None and answers[0].score is None
@@ -95,13 +108,13 @@ def test_image_that_the_model_refuses(tmp_path):
 def test_csv_and_parquet(model, photos, tmp_path):
     (photos / "red" / "bad.png").write_bytes(b"")
     answers = list(predict.predict(predict.find_images([photos]), model))
-    predict.write(tmp_path / "out.csv", answers, exports.CLASSES)
+    predict_output.write(tmp_path / "out.csv", answers, exports.CLASSES)
     with open(tmp_path / "out.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["label"] for row in rows] == ["blue"] * 2 + ["red"] * 3 + [""]
     assert rows[-1]["reason"] == "empty"
     assert float(rows[0]["blue"]) == pytest.approx(answers[0].score)
-    predict.write(tmp_path / "out.parquet", answers, exports.CLASSES)
+    predict_output.write(tmp_path / "out.parquet", answers, exports.CLASSES)
     table = pq.read_table(tmp_path / "out.parquet")
     assert json.loads(table.schema.metadata[b"classes"]) == list(exports.CLASSES)
     assert table["label"].to_pylist()[-2:] == ["red", None]
@@ -112,7 +125,7 @@ def test_csv_and_parquet(model, photos, tmp_path):
 @pytest.mark.parametrize("name", ["out.xlsx", "nowhere/out.csv"])
 def test_output_that_can_not_be(tmp_path, name):
     with pytest.raises(UsageError, match="--output"):
-        predict.write(tmp_path / name, [], [])
+        predict_output.write(tmp_path / name, [], [])
 
 
 def test_model_of_a_workdir(model, tmp_path):
@@ -182,4 +195,4 @@ def test_exif_rotation_is_seen(model, tmp_path):
     Image.fromarray(pixels).save(tmp_path / "turned.png", exif=exif)
     Image.fromarray(np.rot90(pixels, -1)).save(tmp_path / "upright.png")
     answers = list(predict.predict([tmp_path / "turned.png", tmp_path / "upright.png"], model))
-    np.testing.assert_allclose(answers[0].probabilities, answers[1].probabilities, atol=1e-6)
+    assert_equal(*answers)

@@ -18,7 +18,7 @@ def model(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def examples(tmp_path_factory):
-    counts = {name: 6 for name in exports.CLASSES}
+    counts = dict.fromkeys(exports.CLASSES, 6)
     return exports.write_examples(tmp_path_factory.mktemp("examples"), counts)
 
 
@@ -56,8 +56,9 @@ def test_both_signatures_agree(model, examples):
     [batch] = predictions.answer_split(export, str(examples), "test")
     numbers = [(name, n) for name in made.HUES for n in range(6)]
     served = export.serve([exports.encoded(name, n) for name, n in numbers])
-    expected = dict(zip(batch.column("id").to_pylist(), batch.column("predicted").to_pylist()))
-    for (name, n), label in zip(numbers, served.labels):
+    rows = batch.to_pylist()
+    expected = {row["id"]: row["predicted"] for row in rows}
+    for (name, n), label in zip(numbers, served.labels, strict=True):
         assert expected[f"test/{name}/{n:05d}.png".encode()] == label
 
 

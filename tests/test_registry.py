@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -58,8 +59,6 @@ def test_versions_only_grow(tmp_path):
     opened = registry.open(root)
     opened.publish(source, FIRST)
     opened.publish(source, FIRST)
-    import shutil
-
     shutil.rmtree(root / "2")
     reopened = registry.open(root)
     champion = reopened.champion()
@@ -132,7 +131,9 @@ def test_disk_that_is_full(tmp_path, monkeypatch):
         lambda path: path.write_text(path.read_text()[:40]),
         lambda path: path.unlink(),
         lambda path: path.write_text("[]"),
-        lambda path: path.write_text(path.read_text().replace('"classes": [', '"classes": 3, "x": [')),
+        lambda path: path.write_text(
+            path.read_text().replace('"classes": [', '"classes": 3, "": [')
+        ),
         lambda path: path.write_text(path.read_text().replace('"current": 2', '"current": 7')),
     ],
     ids=["cut", "gone", "list", "types", "current"],
@@ -179,8 +180,8 @@ def test_read_repairs_nothing(tmp_path):
     root, source = tmp_path / "model", export(tmp_path / "export")
     registry.open(root).publish(source, FIRST)
     (root / ".2.incoming").mkdir()
-    text = (root / "registry.json").read_text().replace(
-        '"intent": null', '"intent": {"version": 2}'
+    text = (
+        (root / "registry.json").read_text().replace('"intent": null', '"intent": {"version": 2}')
     )
     (root / "registry.json").write_text(text)
     seen = registry.read(root).champion()

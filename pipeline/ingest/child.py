@@ -91,9 +91,7 @@ def work(entry: Entry, settings: Settings) -> Result:
             data, label, group = _from_record(data, entry, settings)
         if label is None:
             raise images.BadImage("no_label", "the record has no label feature")
-        prepared = images.prepare(
-            data, min_side=settings.min_side, max_pixels=settings.max_pixels
-        )
+        prepared = images.prepare(data, min_side=settings.min_side, max_pixels=settings.max_pixels)
     except images.BadImage as bad:
         return Bad(bad.reason, bad.detail, label)
     except FileNotFoundError:
@@ -101,7 +99,7 @@ def work(entry: Entry, settings: Settings) -> Result:
     except OSError as error:
         return Bad("unreadable", error.strerror or str(error), label)
     except MemoryError:
-        return Bad("unreadable", "decoding needs more memory than its size in pixels accounts for", label)
+        return Bad("unreadable", "decoding needs more memory than its pixels account for", label)
     return _keep(entry, prepared, label, group, len(data), settings)
 
 
@@ -138,7 +136,7 @@ def _keep(
     if group is not None:
         example[features.GROUP] = [group.encode("utf-8", "surrogateescape")]
     for name, value in entry.extra:
-        example[name] = [value.encode() if isinstance(value, str) else value]
+        example[name] = [value.encode()] if isinstance(value, str) else [value]
     return Good(
         record=wire.pack(example),
         label=label,
@@ -167,9 +165,7 @@ def _read(entry: Entry, settings: Settings) -> bytes:
         if headers.sniff(head) is None:
             return head
         if os.fstat(file.fileno()).st_size > images.MAX_BYTES:
-            raise images.BadImage(
-                "bomb", f"the file is larger than {images.MAX_BYTES >> 20} MiB"
-            )
+            raise images.BadImage("bomb", f"the file is larger than {images.MAX_BYTES >> 20} MiB")
         return head + file.read()
 
 

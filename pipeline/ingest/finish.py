@@ -128,9 +128,7 @@ def _near_duplicates(
     if task.options.near_duplicates == "off" or not len(kept):
         return []
     thumbs = _thumbs(parts, rows)
-    found = near.pairs(
-        rows.table["phash"].to_numpy()[kept], rows.index.splits[kept], thumbs, kept
-    )
+    found = near.pairs(rows.table["phash"].to_numpy()[kept], rows.index.splits[kept], thumbs, kept)
     pairs = [
         pair._replace(nearer=int(kept[pair.nearer]), further=int(kept[pair.further]))
         for pair in found
@@ -158,8 +156,11 @@ def _bad_table(task: Task, decisions: decide.Decisions, parts: Path, pieces: int
     known = [*task.found.problems, *decisions.problems]
     columns = list(zip(*known, strict=True)) if known else [(), (), (), ()]
     tables = [pq.read_table(parts / f"bad-{number:05d}.parquet") for number in range(pieces)]
-    tables.append(pa.table([pa.array(c, f.type) for c, f in zip(columns, piece.BAD, strict=True)],
-                           schema=piece.BAD))
+    tables.append(
+        pa.table(
+            [pa.array(c, f.type) for c, f in zip(columns, piece.BAD, strict=True)], schema=piece.BAD
+        )
+    )
     return pa.concat_tables(tables).sort_by("path")
 
 

@@ -35,7 +35,7 @@ def read(data: str, options: Ingest) -> Listing:
     Raises:
       DataRefused: there is nothing that could be trained on.
     """
-    root = _existing(data)
+    root = existing(data)
     ignored = Ignored()
     form = _form(root, options)
     if form == "manifest":
@@ -48,7 +48,8 @@ def read(data: str, options: Ingest) -> Listing:
     return _limited(listing, options.max_images)
 
 
-def _existing(data: str) -> Path:
+def existing(data: str) -> Path:
+    """Returns the absolute path of DATA, or raises DataRefused if nothing is there."""
     scheme, separator, _ = data.partition("://")
     if separator and scheme != "file":
         extra = _REMOTE.get(scheme)
@@ -59,7 +60,8 @@ def _existing(data: str) -> Path:
             )
         raise DataRefused(
             f"DATA {data} lies in object storage, and no file system for {scheme}:// is installed. "
-            f"Install it with `pip install 'safelight[{extra}]'`, or copy the data to a local folder."
+            f"Install it with `pip install 'safelight[{extra}]'`, or copy the data to a local "
+            "folder."
         )
     path = Path(data.removeprefix("file://")).expanduser().absolute()
     if not path.exists():
@@ -116,35 +118,49 @@ def _read_folders(root: Path, form: str, options: Ingest, ignored: Ignored) -> L
     if not root.is_dir():
         raise DataRefused(f"DATA {root} is a file, and ingest.form is {form}; expected a folder.")
     found, problems = walk.files(root, options.follow_links, ignored)
+    places = _Places(1 if form == "splits" else 0, options.label_from)
     entries: list[Entry] = []
     kept_problems: list[Problem] = []
-    depth = 1 if form == "splits" else 0
     for file in found:
-        place = _place(file.path, depth, options.label_from)
+        place = places.of(file.path)
         if place is None:
             _unplaced(file.path, form, kept_problems, ignored)
             continue
         split, label = place
         entries.append(Entry(file.path, file.size, file.mtime_ns, label, split))
     for problem in problems:
-        place = _place(problem.path, depth, options.label_from)
+        place = places.of(problem.path)
         kept_problems.append(problem._replace(label=place[1] if place else None))
-    given = given_splits({entry.split for entry in entries} | _empty_splits(root, depth))
+    given = given_splits({entry.split for entry in entries} | _empty_splits(root, places.depth))
     return Listing(form, root, entries, kept_problems, ignored, given)
 
 
-def _place(path: bytes, depth: int, label_from: str) -> tuple[str | None, str] | None:
-    """Returns (split, class) that a path's folders mean, or None where they don't."""
-    parts = path.split(b"/")
-    if len(parts) < depth + 2:
-        return None
-    split = None
-    if depth:
-        split = SPLIT_NAMES.get(parts[0].decode("utf-8", "replace").casefold())
-        if split is None:
+class _Places:
+    """What folders mean: the split and the class, worked out once for each folder."""
+
+    def __init__(self, depth: int, label_from: str) -> None:
+        self.depth = depth
+        self._label_from = label_from
+        self._known: dict[bytes, tuple[str | None, str] | None] = {}
+
+    def of(self, path: bytes) -> tuple[str | None, str] | None:
+        """Returns (split, class) of a file, or None where its folders don't say."""
+        folder = path.rpartition(b"/")[0]
+        if folder not in self._known:
+            self._known[folder] = self._meaning(folder)
+        return self._known[folder]
+
+    def _meaning(self, folder: bytes) -> tuple[str | None, str] | None:
+        parts = folder.split(b"/")
+        if not folder or len(parts) <= self.depth:
             return None
-    label = parts[depth] if label_from == "top" else b"/".join(parts[depth:-1])
-    return split, class_name(label)
+        split = None
+        if self.depth:
+            split = SPLIT_NAMES.get(parts[0].decode("utf-8", "replace").casefold())
+            if split is None:
+                return None
+        top = self._label_from == "top"
+        return split, class_name(parts[self.depth] if top else b"/".join(parts[self.depth :]))
 
 
 def _unplaced(path: bytes, form: str, problems: list[Problem], ignored: Ignored) -> None:
@@ -194,10 +210,12 @@ def _refuse_the_untrainable(listing: Listing, data: str) -> None:
 def _one_class(listing: Listing, data: str, label: str) -> str:
     message = f"{data} has one class, {label!r}; a classifier needs at least two."
     if listing.form == "folders":
-        inner = {entry.path.split(b"/")[1] for entry in listing.entries if entry.path.count(b"/") > 1}
+        paths = [entry.path.split(b"/") for entry in listing.entries]
+        inner = {parts[1] for parts in paths if len(parts) > 2}
         if len(inner) > 1:
             names = bounded(sorted(shown(name) for name in inner))
-            return f"{message} Did you mean the folder inside, {data.rstrip('/')}/{label} ({names})?"
+            inside = f"{data.rstrip('/')}/{label}"
+            return f"{message} Did you mean the folder inside, {inside} ({names})?"
     return f"{message} {_EXPECTED}."
 
 

@@ -11,6 +11,7 @@ import csv
 import json
 import math
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,7 @@ _LABEL = ("label", "class", "category", "class_name")
 _SPLIT = ("split", "set", "subset")
 _GROUP = ("group", "group_id")
 _SEPARATORS = "|;,"
+_LONE = re.compile("[\ud800-\udc7f\udd00-\udfff]")
 
 
 def is_manifest(name: str) -> bool:
@@ -57,7 +59,8 @@ def default_manifest(root: Path) -> Path | None:
     if len(found) > 1:
         names = ", ".join(path.name for path in found)
         raise DataRefused(
-            f"{root} has {len(found)} manifests ({names}). Name one with --set ingest.manifest=FILE."
+            f"{root} has {len(found)} manifests ({names}). Name one with "
+            "--set ingest.manifest=FILE."
         )
     return found[0] if found else None
 
@@ -291,7 +294,7 @@ class _Reader:
             if not inside and not self._options.follow_links:
                 raise _Row(
                     "outside",
-                    "the path leaves the manifest's folder; --set ingest.follow_links=true allows it",
+                    "the path leaves the manifest's folder; ingest.follow_links=true allows it",
                 )
             state = os.stat(real)
         except FileNotFoundError:
@@ -349,7 +352,7 @@ def _bytes(value: object) -> bytes:
 
 def _paired(value: object) -> bool:
     """Says whether a text has surrogates that are no escaped bytes (JSON's \\ud800, say)."""
-    return any("\ud800" <= char <= "\udfff" and not "\udc80" <= char <= "\udcff" for char in str(value))
+    return _LONE.search(str(value)) is not None
 
 
 def _number(name: str, value: object) -> float:

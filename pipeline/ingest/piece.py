@@ -35,7 +35,12 @@ FACTS: tuple[tuple[str, pa.DataType], ...] = (
     ("format", pa.string()),
 )
 BAD = pa.schema(
-    [("path", pa.binary()), ("reason", pa.string()), ("detail", pa.string()), ("label", pa.string())]
+    [
+        ("path", pa.binary()),
+        ("reason", pa.string()),
+        ("detail", pa.string()),
+        ("label", pa.string()),
+    ]
 )
 
 
@@ -52,10 +57,7 @@ def rows_schema(extra: tuple[str, ...]) -> pa.Schema:
             ("phash", pa.uint64()),
             ("converted", pa.string()),
             *FACTS,
-            *(
-                (name, pa.float64() if name.startswith(TARGET) else pa.string())
-                for name in extra
-            ),
+            *((name, pa.float64() if name.startswith(TARGET) else pa.string()) for name in extra),
         ]
     )
 
@@ -125,7 +127,7 @@ class _Output:
         self._part: dict[str, int] = {}
         self._table = pq.ParquetWriter(parts / f"rows-{number:05d}.parquet", self._schema)
         self._bads = pq.ParquetWriter(parts / f"bad-{number:05d}.parquet", BAD)
-        self._thumbs = open(parts / f"thumbs-{number:05d}.bin", "wb")
+        self._thumbs = (parts / f"thumbs-{number:05d}.bin").open("wb")
 
     def __enter__(self) -> _Output:
         return self

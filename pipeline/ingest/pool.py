@@ -7,6 +7,7 @@ is tried again file by file: the culprit is quarantined, and everything else goe
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import queue
@@ -167,7 +168,9 @@ class _Child:
         deadline = time.monotonic() + timeout
         size = FRAME.unpack(self._receive(FRAME.size, deadline, timeout))[0]
         answer = pickle.loads(self._receive(size, deadline, timeout))
-        return [Good(*result) if len(result) > len(Bad._fields) else Bad(*result) for result in answer]
+        return [
+            Good(*result) if len(result) > len(Bad._fields) else Bad(*result) for result in answer
+        ]
 
     def _send(self, message: bytes) -> None:
         assert self._process.stdin is not None
@@ -207,7 +210,5 @@ class _Child:
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout):
             assert stream is not None
-            try:
+            with contextlib.suppress(OSError):  # what was still buffered for a dead child
                 stream.close()
-            except OSError:  # what was still buffered for a dead child
-                pass

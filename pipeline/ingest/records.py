@@ -7,21 +7,18 @@ CRC-32C, as TensorFlow's `record_writer.h` says. Indexing reads 12 bytes of each
 from __future__ import annotations
 
 import gzip
+import importlib
 import re
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
-from typing import IO
+from typing import BinaryIO
 
 from pipeline.ingest import walk
 from pipeline.ingest.entries import SPLIT_NAMES, Entry, Ignored, Listing, Problem, absolute
 from pipeline.ingest.splits import given_splits
-
-try:
-    import google_crc32c
-except ImportError:  # a wheel that both lanes bring along; without it data goes unchecked
-    google_crc32c = None
 
 HEADER = struct.Struct("<QI")
 HEADER_BYTES = 12
@@ -32,7 +29,7 @@ _POLYNOMIAL = 0x82F63B78
 
 
 def is_records(name: str | bytes) -> bool:
-    """Says whether a file is called as TFRecords are: x.tfrecord, train-00000-of-00010, x.gz too."""
+    """Says whether a file is called as TFRecords are: x.tfrecord, train-00000-of-00010, x.gz."""
     raw = name.encode("utf-8", "surrogateescape") if isinstance(name, str) else name
     return _NAME.search(raw.rsplit(b"/", 1)[-1]) is not None
 
@@ -55,18 +52,13 @@ def read(root: Path, ignored: Ignored) -> Listing:
         root, found = root.parent, [walk.File(name, state.st_size, state.st_mtime_ns)]
         problems: list[Problem] = []
     else:
-        found, problems = walk.files(root, False, ignored)
+        found, problems = walk.files(root, False, ignored, lambda path: not is_records(path))
     entries: list[Entry] = []
     for file in found:
-        if not is_records(file.path):
-            ignored.add(file.path)
-            continue
         split = _split_of(file.path)
         try:
             for offset, size in index(absolute(root, file.path)):
-                entries.append(
-                    Entry(file.path, size, file.mtime_ns, None, split, None, (), offset)
-                )
+                entries.append(Entry(file.path, size, file.mtime_ns, None, split, None, (), offset))
         except (OSError, EOFError, zlib.error, FramingError) as error:
             reason = "truncated" if "end" in str(error).lower() else "unreadable"
             problems.append(Problem(file.path, reason, f"TFRecord: {error}", None))
@@ -101,7 +93,7 @@ def index(path: bytes) -> Iterator[tuple[int, int]]:
             offset += HEADER_BYTES + size + FOOTER_BYTES
 
 
-def opened(path: bytes) -> IO[bytes]:
+def opened(path: bytes) -> BinaryIO | gzip.GzipFile:
     """Opens a TFRecord file, unpacking gzip (which its first bytes tell, not its name)."""
     return gzip.open(path, "rb") if is_packed(path) else open(path, "rb")
 
@@ -154,7 +146,17 @@ def crc32c(data: bytes) -> int:
 
 def fast_crc32c(data: bytes) -> int | None:
     """Returns the CRC-32C of an image's worth of data; None where nothing fast is installed."""
-    return None if google_crc32c is None else google_crc32c.value(data)
+    value = _fast()
+    return None if value is None else value(data)
+
+
+@cache
+def _fast() -> Callable[[bytes], int] | None:
+    """Both lanes bring google-crc32c along, by way of TFX; without it data goes unchecked."""
+    try:
+        return importlib.import_module("google_crc32c").value
+    except ImportError:
+        return None
 
 
 def masked(crc: int) -> int:

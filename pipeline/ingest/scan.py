@@ -6,12 +6,10 @@ the result as JSON.
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
-from pathlib import Path
 from typing import Any
 
 from pipeline.config import Ingest
@@ -96,7 +94,7 @@ def scan(data: str, options: Ingest, verify: bool = False) -> Scan:
     known = None not in labels
     sizes = sampled_sizes(found)
     return Scan(
-        data=str(found.root if found.form in ("folders", "splits") else _absolute(data)),
+        data=str(listing.existing(data)),
         form=found.form,
         classes=tuple(sorted(map(str, labels))) if known else None,
         per_class={str(label): labels[label] for label in sorted(labels, key=str)} if known else {},
@@ -173,7 +171,3 @@ def _content(path: bytes) -> bytes:
     except OSError as error:
         total.update(f"!{error.errno}".encode())
     return total.digest()
-
-
-def _absolute(data: str) -> Path:
-    return Path(os.path.abspath(os.path.expanduser(data.removeprefix("file://"))))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,19 +46,30 @@ def folders(root: Path) -> list[str]:
         )
 
 
-def files(root: Path, follow_links: bool, ignored: Ignored) -> tuple[list[File], list[Problem]]:
-    """Walks `root`; companions (labels.cache, README.md) and system files go to `ignored`.
+def is_companion(path: bytes) -> bool:
+    """Says whether a file's name is that of what lies beside images: labels.cache, README.md."""
+    return _suffix(path) in _COMPANIONS
+
+
+def files(
+    root: Path,
+    follow_links: bool,
+    ignored: Ignored,
+    is_stray: Callable[[bytes], bool] = is_companion,
+) -> tuple[list[File], list[Problem]]:
+    """Walks `root`; hidden and system files, and what `is_stray` says, go to `ignored`.
 
     Args:
       root: a folder.
       follow_links: whether a symbolic link may lead outside `root`.
-      ignored: gets what is no image.
+      ignored: gets what is not wanted.
+      is_stray: tells by a file's path that it is not wanted.
 
     Returns:
       The files in the order of their paths, and what is quarantined unread: `outside`, `missing`,
       `unreadable`. The labels of the problems are not filled in.
     """
-    walk = _Walk(os.path.realpath(os.fsencode(root)), follow_links, ignored)
+    walk = _Walk(os.path.realpath(os.fsencode(root)), follow_links, ignored, is_stray)
     walk.folder(os.fsencode(root), b"")
     walk.found.sort()
     walk.problems.sort(key=lambda problem: problem.path)
@@ -65,12 +77,19 @@ def files(root: Path, follow_links: bool, ignored: Ignored) -> tuple[list[File],
 
 
 class _Walk:
-    def __init__(self, real_root: bytes, follow_links: bool, ignored: Ignored) -> None:
+    def __init__(
+        self,
+        real_root: bytes,
+        follow_links: bool,
+        ignored: Ignored,
+        is_stray: Callable[[bytes], bool],
+    ) -> None:
         self.found: list[File] = []
         self.problems: list[Problem] = []
         self._root = real_root
         self._follow = follow_links
         self._ignored = ignored
+        self._is_stray = is_stray
         self._linked_folders: set[bytes] = set()
 
     def folder(self, place: bytes, prefix: bytes) -> None:
@@ -98,7 +117,7 @@ class _Walk:
                     self._file(child, path)
 
     def _file(self, child: os.DirEntry[bytes], path: bytes) -> None:
-        if _suffix(path) in _COMPANIONS:
+        if self._is_stray(path):
             self._ignored.add(path)
             return
         try:
@@ -125,7 +144,7 @@ class _Walk:
             self._bad(
                 path,
                 "outside",
-                "a symbolic link that leaves the data; --set ingest.follow_links=true allows it",
+                "a symbolic link that leaves the data; ingest.follow_links=true allows it",
             )
             return None
         if not os.path.isdir(target):

@@ -26,7 +26,7 @@ class WireError(ValueError):
 
 def pack(features: Mapping[str, Values]) -> bytes:
     """Serializes a `tf.Example`; each value is a list of bytes, int (int64) or float (float32)."""
-    entries = []
+    entries: list[bytes] = []
     for name in sorted(features):
         feature = _pack_feature(features[name])
         prefix = _prefix(name)

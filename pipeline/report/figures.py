@@ -147,6 +147,12 @@ def size_bars(title: str, sizes: Sequence[int]) -> Markup:
     )
 
 
+def sample_mark(kind: str) -> Markup:
+    """Returns the mark that stands for `kind` in a `steps_chart`, for a legend."""
+    mark = _mark((8.0, 8.0), kind, "")
+    return Markup(f'<svg class="sample" viewBox="0 0 16 16" aria-hidden="true">{mark}</svg>')
+
+
 def shade(shares: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
     """Returns the shade (0 for nothing, then 1 to 5) of each share; small ones are kept visible."""
     edges = np.array([0.0, 0.05, 0.2, 0.5, 0.8])
@@ -225,7 +231,8 @@ def _mark(place: tuple[float, float], kind: str, words: str) -> str:
         "not_blessed": f'<path d="M{x:.1f} {y - 6:.1f}l6 10.5h-12z"/>',
     }
     cross = f'<path class="cross" d="M{x - 4:.1f} {y - 4:.1f}l8 8m0 -8l-8 8"/>'
-    return f'<g class="mark {kind}"><title>{escape(words)}</title>{shapes.get(kind, cross)}</g>'
+    title = f"<title>{escape(words)}</title>" if words else ""
+    return f'<g class="mark {kind}">{title}{shapes.get(kind, cross)}</g>'
 
 
 def _label_places(wanted: Sequence[float]) -> list[float]:

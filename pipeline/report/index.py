@@ -67,7 +67,7 @@ def write(workdir: Workdir) -> Path:
             "models": models(workdir),
             "charts": charts(rows),
             "metrics": _METRICS,
-            "outcomes": {row.kind: row.label for row in rows},
+            "legend": legend(rows),
         },
     )
     return render.replace(workdir.index, page)
@@ -86,6 +86,12 @@ def charts(rows: list[RunRow]) -> list[tuple[str, Markup]]:
         if chart:
             found.append((name, chart))
     return found
+
+
+def legend(rows: list[RunRow]) -> list[tuple[str, Markup]]:
+    """Returns (label, mark) of each outcome that stands in the charts."""
+    charted = {row.kind: row.label for row in rows[-_CHARTED:] if row.metrics}
+    return [(label, figures.sample_mark(kind)) for kind, label in charted.items()]
 
 
 def models(workdir: Workdir) -> list[Model]:

@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from pipeline import events, lineage, presets, registry, runs
@@ -24,6 +23,7 @@ from pipeline.workdir import Workdir
 Watcher = Callable[[dict[str, Any]], None]
 
 _PACKAGES = ("safelight", "tfx", "tensorflow", "keras", "apache-beam", "tensorflow-data-validation")
+_FEW_IMAGES = 10_000
 _POLL_SECONDS = 0.1
 _STOP_SECONDS = 20.0
 # Exported model, champion, checkpoints, TensorFlow's and Beam's scratch files.
@@ -77,7 +77,8 @@ def resolve(config: Config, scan: Scan) -> tuple[Config, list[str]]:
     Raises:
       ConfigError: no image's header could be read, so that its size has to be given.
     """
-    size, channels = config.transform.image_size, config.transform.channels
+    size: int | None = config.transform.image_size
+    channels: int | None = config.transform.channels
     if size is None or channels is None:
         if scan.majority is None:
             raise ConfigError(
@@ -88,9 +89,11 @@ def resolve(config: Config, scan: Scan) -> tuple[Config, list[str]]:
         size, channels = size or likely_size, channels or likely_channels
     preset = config.train.preset or presets.choose(size, channels)
     epochs = config.train.epochs or presets.get(preset).epochs
-    chosen = {
+    # Few images make few steps an epoch: smaller batches reach the same accuracy sooner.
+    batch_size = config.train.batch_size or (32 if scan.files <= _FEW_IMAGES else 128)
+    chosen: dict[str, dict[str, Any]] = {
         "transform": {"image_size": size, "channels": channels},
-        "train": {"preset": preset, "epochs": epochs},
+        "train": {"preset": preset, "epochs": epochs, "batch_size": batch_size},
     }
     sections = {name: getattr(config, name) for name in chosen}
     said = [
@@ -132,7 +135,11 @@ def execute(
         except KeyboardInterrupt:
             _stop(worker)
             raise
-    return run.read_result() or _without_result(run, worker.returncode)
+    result = run.read_result()
+    if result is not None:
+        return result
+    _without_result(run, worker.returncode)
+    return _reported(workdir, run)
 
 
 def versions() -> dict[str, str]:
@@ -144,14 +151,6 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
-
-
-def finish(run: RunDir, result: Result, report: Path | None) -> Result:
-    """Records where the report is, and returns the result that says so."""
-    if report is not None:
-        result = replace(result, report=str(report))
-    run.write_result(result)
-    return result
 
 
 def _worker_environment() -> dict[str, str]:
@@ -182,8 +181,22 @@ def _stop(worker: subprocess.Popen[bytes]) -> None:
         worker.wait()
 
 
-def _without_result(run: RunDir, returncode: int) -> Result:
-    """Returns the result of a worker that died before it could write one."""
+def _reported(workdir: Workdir, run: RunDir) -> Result:
+    """Makes the report of a run whose worker died, in a process that TensorFlow may talk in."""
+    command = "from pipeline.cli import main; main()"
+    arguments = ["report", run.root.name, "--workdir", str(workdir.root)]
+    with open(run.log, "ab") as log:
+        subprocess.run([sys.executable, "-c", command, *arguments], stdout=log, stderr=log)
+    result = run.read_result()
+    assert result is not None
+    if run.report.is_file():
+        result = replace(result, report=str(run.report))
+        run.write_result(result)
+    return result
+
+
+def _without_result(run: RunDir, returncode: int) -> None:
+    """Writes the result of a worker that died before it could."""
     if returncode < 0:
         how = f"was ended by {signal.Signals(-returncode).name}"
         advice = (
@@ -197,9 +210,7 @@ def _without_result(run: RunDir, returncode: int) -> Result:
         f"The worker {how}{advice}. {run.log} has its last words; "
         "run the same command again to go on from the last finished stage."
     )
-    result = Result(run_id=run.root.name, outcome="failed", reasons=[reason])
-    run.write_result(result)
-    return result
+    run.write_result(Result(run_id=run.root.name, outcome="failed", reasons=[reason]))
 
 
 def _check_disk(workdir: Workdir, scan: Scan) -> None:

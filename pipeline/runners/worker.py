@@ -16,6 +16,7 @@ import signal
 import sys
 import time
 import traceback
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -46,6 +47,7 @@ def main() -> None:
     execution = Execution(workdir, run)
     result = execution.run_all()
     run.write_result(result)
+    _report(workdir, run, result)
     sys.exit(result.exit_code)
 
 
@@ -143,6 +145,19 @@ class Execution:
             return {}
         loaded: dict[str, Any] = json.loads((Path(uri) / name).read_text())
         return loaded
+
+
+def _report(workdir: Workdir, run: RunDir, result: Result) -> None:
+    """Makes the run's report, and records where it is; a run is worth no less without one."""
+    from pipeline import report
+
+    try:
+        path = report.write(workdir, run)
+    except Exception as error:  # noqa: BLE001 - the run has ended, and its result is written
+        traceback.print_exc()
+        events.warn(f"The report could not be made: {error}")
+        return
+    run.write_result(replace(result, report=str(path)))
 
 
 def _known_cause(error: BaseException) -> SafelightError | None:

@@ -1,0 +1,169 @@
+"""The manifests of deploy/: every overlay builds, is valid, and is as locked down as it says."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import kubernetes_validate
+import pytest
+import yaml
+from google.protobuf import text_format
+from tensorflow_serving.config import model_server_config_pb2
+
+from pipeline import serve
+from tests import kustomize
+
+DEPLOY = Path(__file__).parents[1] / "deploy"
+FOLDERS = sorted(path.parent for path in DEPLOY.rglob("kustomization.yaml"))
+KUBERNETES = "1.30"
+# Their definitions come with the operator, not with Kubernetes.
+OTHER_APIS = {"serving.kserve.io/v1beta1"}
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(DEPLOY))
+
+
+@pytest.fixture(scope="module", params=FOLDERS, ids=name_of)
+def built(request):
+    return kustomize.build(request.param)
+
+
+def pods(manifests):
+    """Yields (name, pod spec) of everything that runs containers."""
+    for one in manifests:
+        spec = one.get("spec", {})
+        if one["kind"] == "CronJob":
+            spec = spec["jobTemplate"]["spec"]
+        if one["kind"] == "InferenceService":
+            model = spec["predictor"]["model"]
+            yield one["metadata"]["name"], {**spec["predictor"], "containers": [model]}
+        elif "template" in spec:
+            yield one["metadata"]["name"], spec["template"]["spec"]
+
+
+def test_there_are_overlays():
+    names = {name_of(folder) for folder in FOLDERS}
+    assert {
+        "serving/tf-serving/overlays/laptop",
+        "serving/tf-serving/overlays/gpu",
+        "serving/kserve/overlays/laptop",
+        "serving/kserve/overlays/gpu",
+        "serving/kserve/overlays/canary",
+    } <= names
+
+
+def test_each_manifest_is_valid(built):
+    for one in built:
+        if one["apiVersion"] not in OTHER_APIS:
+            kubernetes_validate.validate(one, KUBERNETES, strict=True)
+
+
+def test_an_invalid_manifest_is_found():
+    manifest = kustomize.build(DEPLOY / "serving/tf-serving/base")
+    [deployment] = [one for one in manifest if one["kind"] == "Deployment"]
+    deployment["spec"]["template"]["spec"]["containers"][0]["imagePullPolicies"] = "Always"
+    with pytest.raises(kubernetes_validate.ValidationError, match="imagePullPolicies"):
+        kubernetes_validate.validate(deployment, KUBERNETES, strict=True)
+
+
+def test_pods_are_locked_down(built):
+    for name, pod in pods(built):
+        assert pod["securityContext"]["runAsNonRoot"] is True, name
+        assert pod["securityContext"]["runAsUser"] > 0, name
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}, name
+        assert pod["automountServiceAccountToken"] is False, name
+        for container in pod["containers"]:
+            context = container["securityContext"]
+            assert context["allowPrivilegeEscalation"] is False, name
+            assert context["capabilities"] == {"drop": ["ALL"]}, name
+            assert {"requests", "limits"} <= container["resources"].keys(), name
+            assert container["resources"]["limits"]["memory"], name
+            assert not container.get("image", "").endswith(":latest"), name
+
+
+def test_images_are_pinned_and_the_same_everywhere(built):
+    for _, pod in pods(built):
+        for container in pod["containers"]:
+            image = container.get("image", serve.DOCKER_IMAGE)
+            assert re.fullmatch(r"[\w./-]+:\d+\.\d+\.\d+(-gpu)?", image)
+            if image.startswith("tensorflow/serving"):
+                assert image.removesuffix("-gpu") == serve.DOCKER_IMAGE
+
+
+def test_selectors_meet_their_pods(built):
+    templates = [
+        one["spec"]["template"]["metadata"]["labels"] for one in built if one["kind"] == "Deployment"
+    ]
+    for one in built:
+        selector = {
+            "Deployment": lambda spec: spec["selector"]["matchLabels"],
+            "Service": lambda spec: spec["selector"],
+            "PodDisruptionBudget": lambda spec: spec["selector"]["matchLabels"],
+        }.get(one["kind"])
+        if selector is not None:
+            wanted = selector(one["spec"])
+            assert wanted, one["kind"]
+            assert any(wanted.items() <= labels.items() for labels in templates), one["kind"]
+
+
+def test_no_secret_is_written_down():
+    for path in DEPLOY.rglob("*.yaml"):
+        for one in yaml.safe_load_all(path.read_text()):
+            assert not (isinstance(one, dict) and one.get("kind") == "Secret"), path
+
+
+def test_batching_has_the_fields_of_tf_serving():
+    """BatchingParameters is not among the protos of tensorflow-serving-api: its field names are."""
+    known = {"max_batch_size", "batch_timeout_micros", "max_enqueued_batches", "num_batch_threads"}
+    files = sorted((DEPLOY / "serving").rglob("batching.config"))
+    assert len(files) == 2
+    for path in files:
+        lines = [line for line in path.read_text().splitlines() if not line.startswith("#")]
+        found = [re.fullmatch(r"(\w+) \{ value: \d+ \}", line) for line in lines]
+        assert {match[1] for match in found if match} == known
+        assert all(found)
+
+
+def test_two_versions_are_kept():
+    config = model_server_config_pb2.ModelServerConfig()
+    path = DEPLOY / "serving/tf-serving/base/models.config"
+    text_format.Parse(path.read_text(), config)
+    [model] = config.model_config_list.config
+    assert model.model_version_policy.latest.num_versions == 2
+    same = model_server_config_pb2.ModelServerConfig()
+    text_format.Parse(serve.model_config("model", "/models/model"), same)
+    assert same == config
+    with pytest.raises(text_format.ParseError):
+        text_format.Parse(path.read_text().replace("base_path", "basepath"), config)
+
+
+def test_probes_ask_for_the_model_that_is_served():
+    for folder in FOLDERS:
+        for one in kustomize.build(folder):
+            if one["kind"] != "Deployment":
+                continue
+            [container] = one["spec"]["template"]["spec"]["containers"]
+            for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+                assert container[probe]["httpGet"]["path"].startswith("/v1/models/model")
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=name_of)
+def test_kustomize_builds_the_same(folder):
+    """Where Kustomize itself is installed, the builder above is held to it."""
+    kustomizations = yaml.safe_load((folder / "kustomization.yaml").read_text())
+    assert kustomizations["apiVersion"] == "kustomize.config.k8s.io/v1beta1"
+    binary = shutil.which("kustomize")
+    if binary is None:
+        return
+    line = [binary, "build", str(folder)]
+    built = subprocess.run(line, capture_output=True, text=True, timeout=60, check=True)
+    theirs = [one for one in yaml.safe_load_all(built.stdout) if one]
+    hashed = re.compile(r"(safelight-[a-z]+)-[a-z0-9]{10}\b")
+
+    def normal(manifests):
+        texts = (yaml.safe_dump(one, sort_keys=True) for one in manifests)
+        return sorted(hashed.sub(r"\1-HASH", text) for text in texts)
+
+    assert normal(kustomize.build(folder)) == normal(theirs)
