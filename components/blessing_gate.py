@@ -18,7 +18,7 @@ VERDICT = "verdict.json"
 
 
 @component
-def BlessingGate(  # noqa: N802 - TFX names the node after the function
+def BlessingGate(
     evaluation: InputArtifact[ModelEvaluation],
     predictions: InputArtifact[Predictions],
     champion_predictions: InputArtifact[Predictions],

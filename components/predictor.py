@@ -17,7 +17,7 @@ from pipeline.features import TEST
 
 
 @component
-def Predictor(  # noqa: N802 - TFX names the node after the function
+def Predictor(
     examples: InputArtifact[Examples],
     model: InputArtifact[Model],
     predictions: OutputArtifact[Predictions],

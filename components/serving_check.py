@@ -33,7 +33,7 @@ _BATCH = 256
 
 
 @component
-def ServingCheck(  # noqa: N802 - TFX names the node after the function
+def ServingCheck(
     examples: InputArtifact[Examples],
     model: InputArtifact[Model],
     predictions: InputArtifact[artifacts.Predictions],

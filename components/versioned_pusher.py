@@ -29,7 +29,7 @@ PUBLISHED_BY = "published_by"
 class Executor(pusher_executor.Executor):
     """Publishes a blessed model through the registry; TFX's own checks decide what is blessed."""
 
-    def Do(  # noqa: N802 - TFX's name
+    def Do(
         self,
         input_dict: dict[str, list[types.Artifact]],
         output_dict: dict[str, list[types.Artifact]],

@@ -105,9 +105,8 @@ class Checkpoints:
 def _read(path: Path) -> State:
     with np.load(path, allow_pickle=False) as stored:
         facts = json.loads(stored["facts"].tobytes())
-        groups: dict[str, Arrays] = {}
         for group in _GROUPS:
             count = sum(name.startswith(f"{group}/") for name in stored.files)
-            groups[group] = [stored[f"{group}/{index}"] for index in range(count)]
+            facts[group] = [stored[f"{group}/{index}"] for index in range(count)]
     facts["epochs"] = tuple(Epoch(**epoch) for epoch in facts["epochs"])
-    return State(**facts, **groups)
+    return State(**facts)

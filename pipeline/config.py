@@ -199,7 +199,11 @@ class Evaluate(Section):
         "it; by default half of 1/classes.",
     )
     max_regression: float = Field(
-        0.01, ge=0, le=1, description="Accuracy that a challenger may lose against the champion."
+        0.01,
+        ge=0,
+        le=1,
+        description="Accuracy that a challenger may lose against the champion; where the test "
+        "images are too few to tell, the estimate decides.",
     )
     confidence: float = Field(
         0.95, gt=0.5, lt=1, description="Of the one-sided bounds that the floors are held to."
@@ -299,7 +303,7 @@ class Kubeflow(Section):
         description="Claims that every step mounts; all steps must be able to write (ReadWriteMany).",
     )
     workdir: str = Field(
-        "/safelight",
+        "/safelight/workdir",
         description="The workdir: on a volume. Pushed models, checkpoints and reports lie there.",
     )
     data: Literal["volume", "bucket"] = Field(

@@ -13,6 +13,7 @@ import mmap
 import shutil
 import struct
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,8 @@ SHUFFLE_BUFFER: Final = 10_000
 
 # What is kept may take this share of the memory or the disk that is free: training needs some too.
 _SHARE: Final = 0.5
+
+_PROGRESS_SECONDS: Final = 0.2
 
 _CGROUP: Final = Path("/sys/fs/cgroup")
 
@@ -192,9 +195,7 @@ def choose_place(wanted: Literal["auto", "memory", "disk", "off"], need: int, di
         return "off"
     if wanted == "memory" or (wanted == "auto" and need <= _SHARE * memory):
         _check_room("memory", need, memory)
-        events.note(
-            f"Transformed images stay in memory: {_gib(need)} of {_gib(memory)} available."
-        )
+        events.note(f"Transformed images stay in memory: {_gib(need)} of {_gib(memory)} available.")
         return "memory"
     _check_room("disk", need, free)
     events.note(f"Transformed images stay on disk: {_gib(need)} of {_gib(free)} free.")
@@ -202,7 +203,7 @@ def choose_place(wanted: Literal["auto", "memory", "disk", "off"], need: int, di
 
 
 def available_memory() -> int:
-    """Returns the bytes of memory that this process may still take, a container's limit included."""
+    """Returns the bytes of memory still to be had, within the container's limit if there is one."""
     available = psutil.virtual_memory().available
     try:
         limit = int((_CGROUP / "memory.max").read_text())
@@ -212,9 +213,7 @@ def available_memory() -> int:
     return max(0, min(available, limit - used))
 
 
-def keep(
-    source: Input, splits: Mapping[str, Records], place: Place, disk: Path
-) -> dict[str, Kept]:
+def keep(source: Input, splits: Mapping[str, Records], place: Place, disk: Path) -> dict[str, Kept]:
     """Runs splits through the transform graph once; one array holds them all.
 
     Args:
@@ -230,12 +229,14 @@ def keep(
     total = sum(records.examples for records in splits.values())
     pixels = _room((total, *source.shape), place, disk)
     label_ids = np.empty(total, np.int64)
-    done = 0
+    done, told = 0, 0.0
     for batch, ids in source.read(*splits.values()).as_numpy_iterator():
         pixels[done : done + len(ids)] = batch
         label_ids[done : done + len(ids)] = ids
         done += len(ids)
-        events.progress("Trainer", done, total, "images", "reading")
+        if done == total or time.monotonic() - told >= _PROGRESS_SECONDS:
+            told = time.monotonic()
+            events.progress("Trainer", done, total, "images", "reading")
     kept, start = {}, 0
     for name, records in splits.items():
         rows = slice(start, start + records.examples)
@@ -293,9 +294,9 @@ def _gathered(kept: Kept, indices: tf.data.Dataset) -> tf.data.Dataset:
         pixels, ids = tf.numpy_function(gather, [rows], (tf.float32, tf.int64))
         return tf.ensure_shape(pixels, shape), tf.ensure_shape(ids, (None,))
 
-    return indices.map(
-        batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
-    ).prefetch(tf.data.AUTOTUNE)
+    return indices.map(batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(
+        tf.data.AUTOTUNE
+    )
 
 
 def streamed(

@@ -89,7 +89,9 @@ def decode_and_resize(
         groups.append((to_grey, greyed))
     pixels = _by_group(images, header.kind, groups, shape)
     # Weights that add up to 1 but for a rounding error may have made a little more than white.
-    return tf.minimum(pixels / 255.0, 1.0)
+    # A product, because the optimizer makes one of a division by a constant: so that graphs give what
+    # eager execution gives, to the bit.
+    return tf.minimum(pixels * (1 / 255), 1.0)
 
 
 def _by_group(

@@ -41,7 +41,7 @@ from tensorflow_model_analysis.metrics.multi_class_confusion_matrix_plot import 
 from pipeline import features
 from pipeline.config import Evaluate
 from pipeline.errors import SafelightError
-from pipeline.verdict import Measured
+from pipeline.measured import Measured
 
 ACCURACY = "accuracy"
 TOP_K_ACCURACY = "top_k_accuracy"

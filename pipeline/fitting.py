@@ -27,12 +27,17 @@ _PROGRESS_SECONDS = 0.2
 
 @dataclass(frozen=True)
 class Batches:
-    """What `fit` feeds: see `pipeline.data`; `examples` and `steps` are those of an epoch."""
+    """What `fit` feeds: see `pipeline.data`; `examples` are those of an epoch."""
 
     train: tf.data.Dataset
     held_out: tf.data.Dataset
     examples: int
-    steps: int
+    batch_size: int
+
+    @property
+    def steps(self) -> int:
+        """Returns the batches of an epoch, a smaller last one included."""
+        return -(-self.examples // self.batch_size)
 
 
 def history(state: State, resumed_from: int | None, examples: int) -> dict[str, Any]:
@@ -154,7 +159,7 @@ class _Randomness(keras.callbacks.Callback):
 
 
 class _Progress(keras.callbacks.Callback):
-    """Says epoch, step, loss and accuracy a few times a second; stops at a loss that isn't finite."""
+    """Says epoch, step, loss and accuracy a few times a second; stops at a loss not finite."""
 
     def __init__(self, train: Train, batches: Batches) -> None:
         super().__init__()
@@ -197,9 +202,7 @@ class _Progress(keras.callbacks.Callback):
 class _Keeper(keras.callbacks.Callback):
     """Keeps the best epoch's weights, writes checkpoints and TensorBoard's logs, stops early."""
 
-    def __init__(
-        self, train: Train, run_dir: Path, checkpoints: Checkpoints, state: State
-    ) -> None:
+    def __init__(self, train: Train, run_dir: Path, checkpoints: Checkpoints, state: State) -> None:
         super().__init__()
         self.state = state
         self._train = train

@@ -183,6 +183,9 @@ def beam_args(config: Config) -> list[str]:
     args = [f"--runner={config.beam.runner}"]
     if config.beam.runner == "DirectRunner":
         args += ["--direct_running_mode=in_memory", "--direct_num_workers=1"]
+        # Nothing is shipped to workers of this runner. Without a word on their image, TFX would
+        # build a source distribution of itself at each Beam node: 2 s every time.
+        args += ["--sdk_container_image=none"]
     return [*args, *config.beam.args]
 
 

@@ -155,7 +155,7 @@ def digest(pixels: Pixels) -> bytes:
 def to_png(pixels: Pixels) -> bytes:
     """Returns uint8 pixels [height, width, 1 or 3] as a PNG."""
     out = io.BytesIO()
-    _to_image(pixels).save(out, "PNG", compress_level=_PNG_LEVEL)
+    to_image(pixels).save(out, "PNG", compress_level=_PNG_LEVEL)
     return out.getvalue()
 
 
@@ -181,35 +181,34 @@ class Facts:
     channel_std: tuple[float, ...]
 
 
-def facts(pixels: Pixels, luma: Pixels | None = None) -> Facts:
+def facts(pixels: Pixels, picture: Image.Image | None = None) -> Facts:
     """Returns the facts of uint8 pixels [height, width, channels].
 
     They are worked out from sums of whole numbers, so that they are the same on every machine.
 
     Args:
       pixels: uint8 [height, width, channels].
-      luma: what `luma_of(pixels)` gave, where it is at hand.
+      picture: what `to_image(pixels)` gave, where it is at hand.
     """
     height, width, channels = pixels.shape
-    luma = luma_of(pixels) if luma is None else luma
-    mean, deviation = _moments(pixels.reshape(-1, channels))
-    grey = channels == 1
-    brightness, contrast = (mean, deviation) if grey else _moments(luma.reshape(-1, 1))
+    moments = [_moments(pixels[..., channel]) for channel in range(channels)]
+    luma = pixels[..., 0]
+    if channels > 1:
+        luma = np.asarray((picture or to_image(pixels)).convert("L"))
+    brightness, contrast = moments[0] if channels == 1 else _moments(luma)
     return Facts(
         aspect_ratio=width / height,
-        brightness=brightness[0],
-        contrast=contrast[0],
+        brightness=brightness,
+        contrast=contrast,
         sharpness=_sharpness(luma),
-        channel_mean=mean,
-        channel_std=deviation,
+        channel_mean=tuple(mean for mean, _ in moments),
+        channel_std=tuple(deviation for _, deviation in moments),
     )
 
 
-def luma_of(pixels: Pixels) -> Pixels:
-    """Returns the luma (ITU-R 601) of pixels [height, width, channels], uint8 [height, width]."""
-    if pixels.shape[2] == 1:
-        return pixels[..., 0]
-    return np.asarray(Image.fromarray(pixels).convert("L"))
+def to_image(pixels: Pixels) -> Image.Image:
+    """Returns pixels [height, width, 1 or 3] as Pillow's image, mode L or RGB."""
+    return Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
 
 
 def _known_format(data: bytes) -> str:
@@ -328,29 +327,21 @@ def _beyond_palette(data: bytes, form: str, image: Image.Image) -> bool:
     return int(np.asarray(image).max()) >= plain.gif_colours(data)
 
 
-def _to_image(pixels: Pixels) -> Image.Image:
-    return Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
-
-
 _STRIP = 1_000_000  # values at once: a large image needs no large temporaries
+_LEVELS = np.arange(256, dtype=np.int64)
+_SQUARES = _LEVELS * _LEVELS
 
 
-def _moments(values: Pixels) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Returns means and standard deviations of the columns of uint8 [n, columns], as of 0-1."""
-    number, columns = values.shape
-    total, squares = np.zeros(columns), np.zeros(columns)
-    step = _STRIP // columns
-    for start in range(0, number, step):
-        # Whole numbers below 2**53: float64 sums them exactly in any order.
-        strip = values[start : start + step].astype(np.float64)
-        total += strip.sum(axis=0)
-        squares += np.einsum("ij,ij->j", strip, strip)
-    means, deviations = [], []
-    for sum_, square in zip(total.tolist(), squares.tolist(), strict=True):
-        variance = number * int(square) - int(sum_) ** 2  # times number squared
-        means.append(sum_ / number / 255)
-        deviations.append(variance**0.5 / number / 255)
-    return tuple(means), tuple(deviations)
+def _moments(values: Pixels) -> tuple[float, float]:
+    """Returns the mean and the standard deviation of uint8 [height, width], as of 0-1."""
+    height, width = values.shape
+    counts = np.zeros(256, np.int64)
+    rows = max(1, _STRIP // width)
+    for top in range(0, height, rows):
+        counts += np.bincount(values[top : top + rows].reshape(-1), minlength=256)
+    number, total, squares = height * width, int(counts @ _LEVELS), int(counts @ _SQUARES)
+    variance = number * squares - total * total  # times number squared
+    return total / number / 255, variance**0.5 / number / 255
 
 
 def _sharpness(luma: Pixels) -> float:

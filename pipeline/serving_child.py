@@ -30,6 +30,8 @@ def main() -> None:
     """Serves what the request names; an error ends the process with its traceback."""
     request = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     _die_with_parent(int(sys.argv[2]))
+    import tensorflow  # noqa: F401 - now, so that its import does not count as loading
+
     started = time.monotonic()
     export = Export(Path(request["model"]))
     loaded = time.monotonic() - started

@@ -43,7 +43,7 @@ def main() -> None:
     events.configure(job.events)
     try:
         run(job)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - whatever it is, the parent has to say it
         traceback.print_exc()
         known = _explained(error)
         write_failure(job, known)
@@ -126,18 +126,18 @@ def _batches(
     from pipeline.fitting import Batches
 
     size, seed, first = job.train.batch_size, job.train.seed, len(state.epochs)
+    assert size
     assert size is not None
     job.checkpoints.mkdir(parents=True, exist_ok=True)
     need = source.bytes_kept(fitted_on, held_out)
     place: Place = data.choose_place(job.train.cache, need, job.checkpoints)
-    steps = -(-fitted_on.examples // size)
     if place == "off":
         train = data.streamed(source, fitted_on, size, seed, first)
-        return Batches(train, source.read(held_out), fitted_on.examples, steps)
+        return Batches(train, source.read(held_out), fitted_on.examples, size)
     kept = data.keep(source, {TRAIN: fitted_on, EVAL: held_out}, place, job.checkpoints)
     train = data.shuffled(kept[TRAIN], size, seed, first)
     ordered = data.ordered(kept[EVAL], data.DECODE_BATCH)
-    return Batches(train, ordered, fitted_on.examples, steps)
+    return Batches(train, ordered, fitted_on.examples, size)
 
 
 def _note_devices() -> None:

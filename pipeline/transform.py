@@ -6,14 +6,16 @@ by TFMA when evaluating, and inside the serving signature; there is no second pr
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 import tensorflow_transform as tft
 
 from pipeline.config import Transform
-from pipeline.decode import decode_and_resize
+from pipeline.decode import Resize, decode_and_resize
 from pipeline.features import CHANNEL_FACTS, IMAGE, LABEL, LABEL_ID, PIXELS
 
 # Data of one even colour has no variance to divide by. One level of 255 is the finest difference
@@ -42,30 +44,54 @@ def preprocessing_fn(
     size, channels = options.image_size, options.channels
     if size is None or channels is None:
         raise ValueError(f"transform.image_size and .channels must be resolved, got {options!r}")
-    pixels = decode_and_resize(
-        inputs[IMAGE],
-        image_size=size,
-        channels=channels,
-        resize=options.resize,
-        max_pixels=options.max_pixels,
-    )
+    pixels = _decoder(size, channels, options.resize, options.max_pixels)(inputs[IMAGE])
     if options.normalize == "standard":
         mean, deviation = channel_moments(inputs, channels)
         pixels = (pixels - mean) / deviation
     return {PIXELS: pixels, LABEL_ID: label_ids(inputs[LABEL], classes)}
 
 
-def label_ids(label: tf.Tensor, classes: Sequence[str]) -> tf.Tensor:
-    """Returns int64 [batch]: the positions of `label` (string [batch]) in `classes`, else -1."""
+@functools.cache
+def _decoder(
+    size: int, channels: int, resize: Resize, max_pixels: int
+) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Returns decode_and_resize as a function of the images (string [batch]), traced once.
 
-    def table() -> tf.lookup.StaticHashTable:
-        names = tf.constant([name.encode() for name in classes])
-        ids = tf.range(len(classes), dtype=tf.int64)
-        return tf.lookup.StaticHashTable(
-            tf.lookup.KeyValueTensorInitializer(names, ids), default_value=-1
+    TensorFlow Transform traces preprocessing_fn three to nine times; decoding is nearly all of it.
+    """
+
+    def decode(images: tf.Tensor) -> tf.Tensor:
+        return decode_and_resize(
+            images, image_size=size, channels=channels, resize=resize, max_pixels=max_pixels
         )
 
-    return tft.make_and_track_object(table, name="classes").lookup(label)
+    return tf.function(decode, [tf.TensorSpec([None], tf.string)], autograph=False)
+
+
+def label_ids(label: tf.Tensor, classes: Sequence[str]) -> tf.Tensor:
+    """Returns int64 [batch]: the positions of `label` (string [batch]) in `classes`, else -1.
+
+    A binary search among the classes' hashes, then one comparison of the names. A lookup table
+    would do, but it has state: TensorFlow Transform feeds whatever has state when it analyzes, and
+    would read all of train on Beam for it.
+
+    Raises:
+      ValueError: two classes have one 63-bit hash, or one name.
+    """
+    names = np.array([name.encode() for name in classes], object)
+    with tf.init_scope():
+        hashes = _hashed(tf.constant(names)).numpy()
+    order = np.argsort(hashes, kind="stable")
+    if len(set(hashes.tolist())) < len(names):
+        raise ValueError("two of the classes can't be told apart; rename one")
+    nearest = tf.searchsorted(tf.constant(hashes[order]), _hashed(label))
+    candidate = tf.gather(order.astype(np.int64), tf.minimum(nearest, len(names) - 1))
+    return tf.where(tf.equal(tf.gather(names, candidate), label), candidate, -1)
+
+
+def _hashed(text: tf.Tensor) -> tf.Tensor:
+    """Returns int64, FarmHash's fingerprint: the same on every machine and in every version."""
+    return tf.strings.to_hash_bucket_fast(text, 2**63 - 1)
 
 
 def channel_moments(
@@ -112,8 +138,8 @@ def serving_pixels(
     """Returns the pixels of encoded images: what a serving signature calls.
 
     Args:
-      transform_layer: `tft.TFTransformOutput(dir).transform_features_layer()`. It must be an
-        attribute of the tf.Module that is saved, for its table to be saved along.
+      transform_layer: `tft.TFTransformOutput(dir).transform_features_layer()`; keep it as an
+        attribute of the tf.Module that is saved.
       image: string [batch], encoded files. No label and no facts are needed: the layer drops what
         depends on features that it isn't given.
 

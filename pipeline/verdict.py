@@ -17,37 +17,11 @@ import numpy.typing as npt
 from pipeline import bounds
 from pipeline.config import Evaluate
 from pipeline.errors import bounded
+from pipeline.measured import Measured
 from pipeline.predictions import Predictions
 
 # Batches of another size may round a near tie the other way: one image in a thousand, at least 1.
 _ROUNDING_SHARE = 0.001
-
-
-@dataclass(frozen=True)
-class Measured:
-    """TFMA's results over all images of the split.
-
-    Attributes:
-      examples: how many images were evaluated.
-      accuracy: the share whose most probable class is the label.
-      top_k_accuracy: the share whose label is among the k most probable classes.
-      cross_entropy: mean of -log(probability of the label), in nats.
-      confusion: {(label id, predicted id): images}.
-    """
-
-    examples: int
-    accuracy: float
-    top_k_accuracy: float
-    cross_entropy: float
-    confusion: Mapping[tuple[int, int], int]
-
-    def matrix(self, classes: int) -> npt.NDArray[np.int64]:
-        """Returns int64 [classes, classes]: a row for each label, a column for each prediction."""
-        counts = np.zeros((classes, classes), np.int64)
-        for (label, predicted), count in self.confusion.items():
-            if 0 <= label < classes and 0 <= predicted < classes:
-                counts[label, predicted] = count
-        return counts
 
 
 @dataclass(frozen=True)

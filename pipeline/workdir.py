@@ -54,6 +54,11 @@ class Workdir:
         return self.root / "runs"
 
     @property
+    def cache(self) -> Path:
+        """What can be made again at any time, and be deleted at any time."""
+        return self.root / "cache"
+
+    @property
     def index(self) -> Path:
         """The page that lists all runs; it links to each report."""
         return self.root / "index.html"

@@ -79,9 +79,7 @@ def write_schema(path: Path, classes: Sequence[str] = CLASSES) -> Path:
 
 
 @functools.cache
-def transform_graph(
-    size: int = 32, channels: int = 3, classes: tuple[str, ...] = CLASSES
-) -> Path:
+def transform_graph(size: int = 32, channels: int = 3, classes: tuple[str, ...] = CLASSES) -> Path:
     """Makes the graph from encoded bytes and names to pixels and class numbers, once a process."""
 
     options = Transform(image_size=size, channels=channels).model_dump(mode="json")

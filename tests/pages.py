@@ -25,9 +25,7 @@ class Element:
         ).strip()
 
     def _raw(self) -> str:
-        return "".join(
-            child if isinstance(child, str) else child._raw() for child in self.children
-        )
+        return "".join(child if isinstance(child, str) else child._raw() for child in self.children)
 
     def all(self, tag: str = "", **attributes: str) -> Iterator[Element]:
         """Yields the elements below with this tag and these attributes (`class_`: one of them)."""

@@ -6,10 +6,12 @@ the model's real answers.
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
+import tempfile
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -190,7 +192,33 @@ def end(run: RunDir, artifacts: dict[str, dict[str, str]], result: Result) -> No
     run.write_result(Result(**{**asdict(result), "stages": stages}))
 
 
-def whole(root: Path, blessed: bool = True, champion: bool = False) -> tuple[Workdir, RunDir]:
+@functools.cache
+def shared() -> tuple[Workdir, RunDir]:
+    """Returns `whole` with a champion, made once a process; tests may add runs to it."""
+    folder = tempfile.TemporaryDirectory(prefix="reports-")
+    _folders.append(folder)
+    return whole(Path(folder.name), champion=True)
+
+
+def judged_again(workdir: Workdir, run: RunDir, run_id: str, floor: float) -> RunDir:
+    """Adds a run that differs from `run` by the gate's floor alone, and is not blessed."""
+    again = RunDir(workdir.runs / run_id)
+    shutil.copytree(run.root, again.root)
+    artifacts = again.read_artifacts()
+    del artifacts["Predictor"]["champion_predictions"]
+    judged = judge(artifacts["Predictor"]["predictions"], None, floor)
+    uri = folder_with(workdir, "BlessingGate", run_id, "verdict.json", judged)
+    artifacts["BlessingGate"] = {"blessing": uri}
+    runs.write_json(again.artifacts, artifacts)
+    result = again.read_result()
+    assert result is not None
+    again.write_result(
+        replace(result, outcome="not_blessed", reasons=judged["reasons"], version=None)
+    )
+    return again
+
+
+def whole(root: Path, champion: bool = False) -> tuple[Workdir, RunDir]:
     """Makes a workdir with one complete run: three colours, some labels wrong, some files bad."""
     data = photographs(root / "data", {name: name for name in ("blue", "green", "red", "white")})
     workdir = open_workdir(root / "work")
@@ -204,7 +232,7 @@ def whole(root: Path, blessed: bool = True, champion: bool = False) -> tuple[Wor
         outputs["champion_predictions"] = answer(
             workdir, ingested["examples"], "champion", answers={"red": "white", "white": "red"}
         )
-    judged = judge(answers, outputs.get("champion_predictions"), 0.5 if blessed else 0.99)
+    judged = judge(answers, outputs.get("champion_predictions"), 0.5)
     checks = {
         "checks": [
             {
@@ -256,12 +284,14 @@ def whole(root: Path, blessed: bool = True, champion: bool = False) -> tuple[Wor
         artifacts,
         Result(
             run_id=run.root.name,
-            outcome="pushed" if blessed else "not_blessed",
-            reasons=judged["reasons"],
+            outcome="pushed",
             metrics=judged["metrics"],
             examples=summary["examples"],
             quarantined=summary["quarantined"],
-            version=1 if blessed else None,
+            version=1,
         ),
     )
     return workdir, run
+
+
+_folders: list[tempfile.TemporaryDirectory[str]] = []

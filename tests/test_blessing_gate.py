@@ -11,8 +11,9 @@ import pytest
 
 from pipeline import verdict
 from pipeline.config import Evaluate
+from pipeline.measured import Measured
 from pipeline.predictions import Predictions
-from pipeline.verdict import Evidence, Measured
+from pipeline.verdict import Evidence
 
 SERVED = {"passed": True, "max_difference": 1e-7, "tolerance": 1e-4, "message": "served"}
 CLASSES = ("a", "b")

@@ -33,7 +33,9 @@ def kept_in(place: data.Place, source: data.Input, pattern: str, disk: Path) -> 
     return data.keep(source, {"train": data.scan([pattern])}, place, disk)["train"]
 
 
-def epoch_of(batches: tf.data.Dataset, batch_size: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+def epoch_of(
+    batches: tf.data.Dataset, batch_size: int, epoch: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Returns pixels and label ids of the dataset's epoch, counted from its first."""
     steps = -(-ROWS // batch_size)
     elements = itertools.islice(batches.as_numpy_iterator(), epoch * steps, (epoch + 1) * steps)

@@ -164,9 +164,7 @@ def test_every_preset_exports_and_comes_back_with_its_weights(
     preset: str, source: data.Input, tmp_path: Path
 ) -> None:
     model, path = exported(source, tmp_path / "model", preset)
-    answer = call(
-        tf.saved_model.load(str(path)), features.SERVING_SIGNATURE, image=IMAGES
-    )
+    answer = call(tf.saved_model.load(str(path)), features.SERVING_SIGNATURE, image=IMAGES)
     again = export.load_weights(path)
     for one, other in zip(model.get_weights(), again.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)

@@ -210,8 +210,9 @@ def test_perceptual_hashes_are_near_for_the_same_picture():
 
 
 def _described(image: Image.Image) -> tuple[int, bytes]:
-    pixels = images.prepare(pictures.encoded(image, "PNG")).pixels
-    return perceptual.describe(pixels, images.luma_of(pixels))
+    return perceptual.describe(
+        images.to_image(images.prepare(pictures.encoded(image, "PNG")).pixels)
+    )
 
 
 def test_three_hundred_mutants_do_no_harm():

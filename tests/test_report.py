@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import shutil
@@ -18,16 +19,28 @@ from pipeline.report import page, provenance, results
 from pipeline.report.collect import Record
 from tests import pages, reports
 
-SECTIONS = (
-    "outcome checks said data validation samples training results mistakes slices champion "
-    "serving timing lineage"
-).split()
+SECTIONS = [
+    "outcome",
+    "checks",
+    "said",
+    "data",
+    "validation",
+    "samples",
+    "training",
+    "results",
+    "mistakes",
+    "slices",
+    "champion",
+    "serving",
+    "timing",
+    "lineage",
+]
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def made():
     """A run with everything, a champion included: its record, and its report as elements."""
-    workdir, run = reports.whole(tmp_path_factory.mktemp("whole"), champion=True)
+    workdir, run = reports.shared()
     path = report.write(workdir, run)
     return Record(workdir, run), pages.read(path.read_text(encoding="utf-8"))
 
@@ -91,7 +104,9 @@ def test_data_is_what_ingest_counted(made):
         counts = summary["per_class"][row.one("th").text]
         values = [int(data.attributes["value"]) for data in row.all("data")]
         assert values == [*counts.values(), sum(counts.values())]
-    files = {code.text for files in html.all("ul", class_="bad-files") for code in files.all("code")}
+    files = {
+        code.text for files in html.all("ul", class_="bad-files") for code in files.all("code")
+    }
     assert files == {"blue/empty.jpg", "blue/page <img src=x>.jpg"}
 
 
@@ -144,7 +159,7 @@ def test_the_champion_is_compared_as_the_gate_compared_it(made):
     record, html = made
     told = record.verdict["champion"]
     assert float(html.one("dd", id="old-accuracy").value) == told["accuracy"]
-    sentence = list(html.one("section", id="champion").all("p"))[0]
+    sentence = next(html.one("section", id="champion").all("p"))
     values = [float(data.attributes["value"]) for data in sentence.all("data")]
     assert values == [told["difference"], told["lower"], told["upper"]]
     assert told["verdict"] in sentence.text
@@ -199,7 +214,7 @@ def test_the_page_is_valid_accessible_and_asks_for_nothing(made):
     assert len(ids) == len(set(ids))
     levels = [int(it.tag[1]) for it in html.all() if re.fullmatch("h[1-6]", it.tag)]
     assert levels[0] == 1 and levels.count(1) == 1
-    assert all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False))
+    assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
     for name in ("main", "nav", "header", "footer"):
         html.one(name)
     for it in html.all():
@@ -274,8 +289,9 @@ def test_a_damaged_table_is_said_and_the_rest_is_shown(made, tmp_path):
     assert any("predictions.parquet" in said for said in found["unreadable"])
 
 
-def test_a_blocked_run_says_exactly_why(tmp_path):
-    workdir, run = reports.whole(tmp_path, blessed=False)
+def test_a_blocked_run_says_exactly_why():
+    workdir, passed = reports.shared()
+    run = reports.judged_again(workdir, passed, "20250305T000000-9999", floor=0.99)
     html = pages.read(report.write(workdir, run).read_text(encoding="utf-8"))
     verdict = Record(workdir, run).verdict
     assert html.one("h1").text == "Not blessed"

@@ -1,4 +1,4 @@
-"""The report in a browser: nothing asked of the network, nothing on the console, nothing cut off."""
+"""The report in a browser: no request, no word on the console, nothing cut off or too faint."""
 
 from __future__ import annotations
 
@@ -23,11 +23,13 @@ CONTRASTS = """
   const over = (top, below) => [0, 1, 2].map((i) => top[i] * top[3] + below[i] * (1 - top[3]));
   const background = (element) => {
     const layers = [];
-    for (let it = element; it; it = it.parentElement) layers.push(rgba(getComputedStyle(it).backgroundColor));
+    for (let it = element; it; it = it.parentElement)
+      layers.push(rgba(getComputedStyle(it).backgroundColor));
     return layers.reverse().reduce((below, top) => over(top, below), [255, 255, 255]);
   };
   const luminance = (colour) => {
-    const part = colour.map((v) => v / 255).map((v) => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+    const part = colour.map((v) => v / 255)
+      .map((v) => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
     return 0.2126 * part[0] + 0.7152 * part[1] + 0.0722 * part[2];
   };
   document.querySelectorAll('details').forEach((it) => { it.open = true; });
@@ -43,8 +45,9 @@ CONTRASTS = """
     const size = parseFloat(style.fontSize);
     const large = size >= 24 || (size >= 18.66 && style.fontWeight >= 700);
     seen += 1;
-    if ((a + 0.05) / (b + 0.05) < (large ? 3 : 4.5))
-      low.push(`${walker.currentNode.data.trim().slice(0, 30)}: ${((a + 0.05) / (b + 0.05)).toFixed(2)}`);
+    const ratio = (a + 0.05) / (b + 0.05);
+    if (ratio < (large ? 3 : 4.5))
+      low.push(`${walker.currentNode.data.trim().slice(0, 30)}: ${ratio.toFixed(2)}`);
   }
   return {low, seen};
 })()
@@ -72,9 +75,9 @@ def browser():
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def made():
     """A workdir with a complete run, one that failed and one that was killed."""
-    workdir, run = reports.whole(tmp_path_factory.mktemp("seen"), champion=True)
+    workdir, run = reports.shared()
     failed = reports.new_run(workdir, workdir.root, "20250305T000000-bb22")
     reason = "A reason with_a_word_that_is_far_too_long_for_the_screen_of_a_telephone_" + "x" * 80
     failed.write_result(reports.Result(failed.root.name, "failed", reasons=[reason]))
@@ -136,7 +139,7 @@ def test_the_index_leads_to_each_report_and_back(browser, made):
     record, (path, *_) = made
     browser.open(record.workdir.index)
     links = browser.run("Array.from(document.querySelectorAll('.runs a')).map((it) => it.href)")
-    assert path.as_uri() in links and len(links) == 3
+    assert path.as_uri() in links and len(links) >= 3
     browser.open(path)
     back = browser.run("document.querySelector('header a').href")
     assert back == record.workdir.index.as_uri()

@@ -16,19 +16,22 @@ from typing import Any
 
 import keras
 import numpy as np
+import psutil
 import pytest
 from tensorflow.python.summary.summary_iterator import summary_iterator
+from tfx.components.trainer import executor
+from tfx.types import artifact_utils, standard_artifacts
 
-from pipeline import events, export, train, train_child
-from pipeline.checkpoints import Checkpoints, Epoch, State
+from pipeline import data, events, export, train, train_child
+from pipeline.checkpoints import Arrays, Checkpoints, Epoch, State
 from pipeline.config import Train, Transform
 from pipeline.errors import DataRefused
 from pipeline.fitting import NotFinite
 from tests import graphs
 
 SIZE = 16
-TRAIN_COUNTS = {name: 12 for name in graphs.CLASSES}
-EVAL_COUNTS = {name: 4 for name in graphs.CLASSES}
+TRAIN_COUNTS = dict.fromkeys(graphs.CLASSES, 12)
+EVAL_COUNTS = dict.fromkeys(graphs.CLASSES, 4)
 
 MakeJob = Callable[..., train.Job]
 
@@ -97,7 +100,7 @@ def crash_behind(epoch: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Checkpoints, "save", save_and_crash)
 
 
-@pytest.mark.parametrize("cache", ["memory", "off"])
+@pytest.mark.parametrize("cache", ["memory", pytest.param("off", marks=pytest.mark.slow)])
 def test_resumed_training_ends_as_an_uninterrupted_one(
     cache: str, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch, event_log: Path
 ) -> None:
@@ -113,14 +116,20 @@ def test_resumed_training_ends_as_an_uninterrupted_one(
     resumed = make_job("resumed", checkpoints="kept", **settings)
     train_child.run(resumed)
 
-    for one, other in zip(weights_of(whole), weights_of(resumed), strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7)
+    for a, b in zip(weights_of(whole), weights_of(resumed), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
     assert history_of(resumed)["resumed_from"] == 2
-    losses = [[e["loss"] for e in history_of(job)["epochs"]] for job in (whole, resumed)]
-    np.testing.assert_allclose(*losses, rtol=1e-5)
+    one, other = ([e["loss"] for e in history_of(job)["epochs"]] for job in (whole, resumed))
+    assert one == pytest.approx(other, rel=1e-5)
     notes = [event.get("text", "") for _, event in events.read(event_log)]
     assert any("goes on behind epoch 2" in note for note in notes)
     assert state_files(resumed) == []
+    # The logs of the run that was killed are gone with its artifact: here they are again.
+    both = [(tag, step) for tag in ("accuracy", "loss") for step in (1, 2, 3)]
+    assert logged(resumed, "validation") == both
+    assert logged(resumed, "train") == sorted(
+        both + [("learning_rate", step) for step in (1, 2, 3)]
+    )
 
 
 def test_killed_before_the_export_it_only_exports(
@@ -138,6 +147,7 @@ def test_killed_before_the_export_it_only_exports(
     assert (again.model_dir / "saved_model.pb").exists()
 
 
+@pytest.mark.slow
 def test_the_seed_decides(make_job: MakeJob) -> None:
     jobs = [make_job(name, epochs=1, seed=seed) for name, seed in (("a", 1), ("b", 1), ("c", 2))]
     for job in jobs:
@@ -173,26 +183,14 @@ def test_training_learns_and_says_how_far_it_is(make_job: MakeJob, event_log: Pa
     assert any(event["note"].startswith("epoch 1/8 step 1/5 loss") for event in told)
 
 
-def test_tensorboard_has_every_epoch_also_after_resuming(
-    make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with monkeypatch.context() as patch:
-        crash_behind(1, patch)
-        with pytest.raises(Crash):
-            train_child.run(make_job("broken", checkpoints="kept"))
-    job = make_job("job", checkpoints="kept")
-    train_child.run(job)
-    for name, tags in (
-        ("train", {"loss", "accuracy", "learning_rate"}),
-        ("validation", {"loss", "accuracy"}),
-    ):
-        [path] = (job.run_dir / name).iterdir()
-        steps = [
-            (value.tag, event.step)
-            for event in summary_iterator(str(path))
-            for value in event.summary.value
-        ]
-        assert sorted(steps) == sorted((tag, step) for tag in tags for step in (1, 2, 3))
+def logged(job: train.Job, name: str) -> list[tuple[str, int]]:
+    """Returns (tag, step) of TensorBoard's scalars in `train` or `validation`, sorted."""
+    [path] = (job.run_dir / name).iterdir()
+    return sorted(
+        (value.tag, event.step)
+        for event in summary_iterator(str(path))
+        for value in event.summary.value
+    )
 
 
 def test_it_stops_early_and_keeps_the_best_epoch(make_job: MakeJob) -> None:
@@ -205,14 +203,8 @@ def test_it_stops_early_and_keeps_the_best_epoch(make_job: MakeJob) -> None:
     assert history["best_epoch"] == int(np.argmin(losses)) + 1 == len(losses) - 2
     model = export.load_weights(job.model_dir)
     model.compile(loss="sparse_categorical_crossentropy")
-    source = train_child_source(job)
-    assert model.evaluate(source, verbose=0) == pytest.approx(min(losses), rel=1e-4, abs=1e-6)
-
-
-def train_child_source(job: train.Job) -> Any:
-    from pipeline import data
-
-    return data.Input(job.transform_graph, SIZE, 3).read(data.scan(job.eval_files))
+    held_out = data.Input(job.transform_graph, SIZE, 3).read(data.scan(job.eval_files))
+    assert model.evaluate(held_out, verbose=0) == pytest.approx(min(losses), rel=1e-4, abs=1e-6)
 
 
 def test_a_loss_that_is_not_finite_stops_at_once(make_job: MakeJob) -> None:
@@ -226,7 +218,7 @@ def test_a_damaged_checkpoint_is_said_and_left_behind(tmp_path: Path, event_log:
     checkpoints = Checkpoints(tmp_path, "f")
     assert checkpoints.load() is None
     epoch = Epoch(1, 2.0, 1.5, 0.5, 0.9, 0.6, 0.8, 0.001)
-    arrays = [np.arange(6, dtype=np.float32).reshape(2, 3), np.int64(4).reshape(())]
+    arrays: Arrays = [np.arange(6, dtype=np.float32).reshape(2, 3), np.array(4, np.int64)]
     state = State((epoch,), 1, False, False, arrays, arrays[:1], arrays)
     checkpoints.save(state)
     loaded = checkpoints.load()
@@ -273,6 +265,52 @@ def test_the_child_s_error_arrives_as_it_was(make_job: MakeJob, tmp_path: Path) 
     arguments.train_files = [str(tmp_path / "nowhere" / "*")]
     with pytest.raises(DataRefused, match="nothing to train on.*nowhere"):
         train.run_fn(arguments)
+
+
+def test_stopped_while_it_trains_it_leaves_no_child(make_job: MakeJob) -> None:
+    class Stopped(Exception):
+        pass
+
+    def stop(signum: int, frame: object) -> None:
+        raise Stopped
+
+    before = signal.signal(signal.SIGALRM, stop)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 2)
+        with pytest.raises(Stopped):
+            train.run_fn(fn_args(make_job("job", epochs=10_000, patience=0)))
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    commands = [child.cmdline() for child in psutil.Process().children()]
+    assert not any("pipeline.train_child" in command for command in commands)
+
+
+@pytest.mark.slow
+def test_tfx_s_trainer_runs_it(make_job: MakeJob, tmp_path: Path) -> None:
+    job = make_job("job", epochs=2)
+    examples = standard_artifacts.Examples()
+    examples.uri = str(Path(job.train_files[0]).parents[1])
+    examples.split_names = artifact_utils.encode_split_names(["train", "eval"])
+    schema, graph = standard_artifacts.Schema(), standard_artifacts.TransformGraph()
+    schema.uri, graph.uri = str(tmp_path / "schema"), str(job.transform_graph)
+    Path(schema.uri).mkdir()
+    (Path(schema.uri) / "schema.pbtxt").write_text(job.schema_path.read_text())
+    model, model_run = standard_artifacts.Model(), standard_artifacts.ModelRun()
+    model.uri, model_run.uri = str(tmp_path / "trained"), str(tmp_path / "run")
+    executor.GenericExecutor().Do(
+        {"examples": [examples], "schema": [schema], "transform_graph": [graph]},
+        {"model": [model], "model_run": [model_run]},
+        {
+            "run_fn": "pipeline.train.run_fn",
+            "train_args": '{"splits": ["train"]}',
+            "eval_args": '{"splits": ["eval"]}',
+            "custom_config": json.dumps(fn_args(job).custom_config),
+        },
+    )
+    facts = export.read_facts(Path(model.uri) / "Format-Serving")
+    assert facts["classes"] == list(graphs.CLASSES)
+    history = json.loads((Path(model_run.uri) / "history.json").read_text())
+    assert len(history["epochs"]) == 2
 
 
 def start(job: train.Job) -> subprocess.Popen[bytes]:

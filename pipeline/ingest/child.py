@@ -112,11 +112,9 @@ def _keep(
     settings: Settings,
 ) -> Good:
     sha256 = images.digest(prepared.pixels)
-    luma = images.luma_of(prepared.pixels)
-    facts = images.facts(prepared.pixels, luma)
-    phash, thumb = 0, b""
-    if settings.describe:
-        phash, thumb = perceptual.describe(prepared.pixels, luma)
+    picture = images.to_image(prepared.pixels)
+    facts = images.facts(prepared.pixels, picture)
+    phash, thumb = perceptual.describe(picture) if settings.describe else (0, b"")
     scalars = tuple(getattr(facts, name) for name in features.FLOAT_FACTS)
     example: dict[str, wire.Values] = {
         features.IMAGE: [prepared.encoded],

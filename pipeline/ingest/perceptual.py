@@ -10,8 +10,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+_SIDE = 32
 THUMB_SIDE = 16
 THUMB_BYTES = THUMB_SIDE * THUMB_SIDE * 3
+# ITU-R 601 in 1024ths; whole numbers, so that everything below is exact in float64.
+_LUMA = np.array((306.0, 601.0, 117.0))
 
 
 def _dct(size: int, terms: int) -> npt.NDArray[np.float64]:
@@ -23,27 +26,27 @@ def _dct(size: int, terms: int) -> npt.NDArray[np.float64]:
     return np.rint(1024 * np.cos(np.arange(terms)[:, np.newaxis] * position))
 
 
-_ROWS = _dct(32, 8)
+_ROWS = _dct(_SIDE, 8)
 _COLUMNS = np.ascontiguousarray(_ROWS.T)
 
 
-def describe(pixels: npt.NDArray[np.uint8], luma: npt.NDArray[np.uint8]) -> tuple[int, bytes]:
+def describe(picture: Image.Image) -> tuple[int, bytes]:
     """Returns (64-bit perceptual hash, THUMB_BYTES bytes of a small RGB thumbnail).
 
     Args:
-      pixels: uint8 [height, width, 1 or 3].
-      luma: uint8 [height, width], of the same image.
+      picture: an image of mode L or RGB.
     """
-    small = Image.fromarray(luma).resize((32, 32), Image.Resampling.BILINEAR, reducing_gap=2.0)
-    terms = (_ROWS @ np.asarray(small).astype(np.float64) @ _COLUMNS).reshape(-1)
+    resized = picture.resize((_SIDE, _SIDE), Image.Resampling.BILINEAR, reducing_gap=2.0)
+    small = np.asarray(resized).astype(np.float64)
+    luma = small * 1024 if small.ndim == 2 else small @ _LUMA
+    terms = (_ROWS @ luma @ _COLUMNS).reshape(-1)
     ranked = np.sort(terms[1:])  # the first term is the mean brightness alone
-    bits = terms > ranked[31]
-    return int.from_bytes(np.packbits(bits).tobytes(), "big"), _thumbnail(pixels)
+    bits = np.packbits(terms > ranked[31])
+    return int.from_bytes(bits.tobytes(), "big"), _thumbnail(small)
 
 
-def _thumbnail(pixels: npt.NDArray[np.uint8]) -> bytes:
-    side = (THUMB_SIDE, THUMB_SIDE)
-    grey = pixels.shape[2] == 1
-    image = Image.fromarray(pixels[..., 0] if grey else pixels)
-    thumb = image.resize(side, Image.Resampling.BOX, reducing_gap=2.0)
-    return np.repeat(np.asarray(thumb), 3).tobytes() if grey else thumb.tobytes()
+def _thumbnail(small: npt.NDArray[np.float64]) -> bytes:
+    """Halves float64 [32, 32] or [32, 32, 3] and returns it as RGB bytes."""
+    halved = (small[::2, ::2] + small[1::2, ::2] + small[::2, 1::2] + small[1::2, 1::2]) / 4
+    levels = (halved + 0.5).astype(np.uint8)
+    return levels.tobytes() if small.ndim == 3 else np.repeat(levels, 3).tobytes()

@@ -151,7 +151,9 @@ def _add_importer(tasks: Spec, components: Spec, executors: Spec) -> None:
         "importer": {
             "artifactUri": {"runtimeParameter": "uri"},
             "typeSchema": definition["artifactType"],
-            "reimport": True,
+            # The same folder stays the same artifact, which the cache knows again; whether its
+            # content has changed is in the fingerprint that `prepare` works out.
+            "reimport": False,
         }
     }
     tasks[names.IMPORT] = {

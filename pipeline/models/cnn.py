@@ -23,7 +23,7 @@ def mnist_small(pixels: keras.KerasTensor) -> keras.KerasTensor:
 
 
 def cifar10(pixels: keras.KerasTensor) -> keras.KerasTensor:
-    """Two blocks of two convolutions, then Dense512: [batch, side, side, channels] to [batch, 512]."""
+    """Two blocks of two convolutions, Dense512: [batch, side, side, channels] to [batch, 512]."""
     x = pixels
     for filters in (32, 64):
         x = layers.Conv2D(filters, 3, padding="same", activation="relu")(x)

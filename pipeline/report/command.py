@@ -46,7 +46,9 @@ def choose(workdir: Workdir, run: str | None) -> RunDir:
         return known[max(known)]
     matching = [run] if run in known else [name for name in known if run and name.startswith(run)]
     if not matching:
-        raise UsageError(f"The workdir {workdir.root} has no run {run!r}.{did_you_mean(run, known)}")
+        raise UsageError(
+            f"The workdir {workdir.root} has no run {run!r}.{did_you_mean(run, known)}"
+        )
     if len(matching) > 1:
         raise UsageError(
             f"{run!r} is the beginning of {len(matching)} runs; expected one: "

@@ -147,7 +147,8 @@ def _class_rows(summary: dict[str, Any], splits: list[str]) -> list[ClassRow]:
     ]
     largest = max((sum(counts) for _, counts in counted), default=0)
     return [
-        ClassRow(name, counts, sum(counts), sum(counts) / (largest or 1)) for name, counts in counted
+        ClassRow(name, counts, sum(counts), sum(counts) / (largest or 1))
+        for name, counts in counted
     ]
 
 

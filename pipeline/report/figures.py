@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -104,8 +105,8 @@ def steps_chart(
         parts.append(_line(axes, x, line, number, "steps" if line.marks else "line"))
         parts.extend(
             _mark(axes.at(at, value), kind, f"{label}: {y_format(value)}")
-            for at, value, kind, label in zip(x, line.y, line.marks, labels)
-            if value is not None and _is_number(value)
+            for at, value, kind, label in zip(x, line.y, line.marks, labels, strict=True)
+            if _is_number(value)
         )
     return _svg(title, "".join(parts))
 
@@ -161,7 +162,10 @@ def shade(shares: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
 
 def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
     """Returns about `count` round values that enclose low..high."""
-    span = (high - low) or abs(high) or 1.0
+    span, largest = high - low, max(abs(low), abs(high))
+    if span <= 1e-9 * max(largest, 1e-3):
+        # All but equal: what the digits of a float could not tell apart is not drawn apart.
+        span = largest if largest > 1e-9 else 1.0
     rough = span / (count - 1)
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * 0.999)
@@ -211,14 +215,14 @@ def _vertical(axes: Axes, value: float) -> str:
     return f'<path class="best" d="M{x:.1f} {_TOP:.1f}V{_HEIGHT - _BOTTOM:.1f}"/>'
 
 
-def _line(
-    axes: Axes, x: Sequence[float], line: Series, number: int, kind: str = "line"
-) -> str:
-    points = [axes.at(at, value) for at, value in zip(x, line.y) if _is_number(value)]
+def _line(axes: Axes, x: Sequence[float], line: Series, number: int, kind: str = "line") -> str:
+    points = [axes.at(at, value) for at, value in zip(x, line.y, strict=True) if _is_number(value)]
     path = "M" + "L".join(f"{a:.1f} {b:.1f}" for a, b in points)
     parts = [f'<path class="{kind} s{number}" d="{path}"/>'] if len(points) > 1 else []
     if not line.marks and len(points) <= 30:
-        parts += [f'<circle class="dot s{number}" cx="{a:.1f}" cy="{b:.1f}" r="2.2"/>' for a, b in points]
+        parts += [
+            f'<circle class="dot s{number}" cx="{a:.1f}" cy="{b:.1f}" r="2.2"/>' for a, b in points
+        ]
     return "".join(parts)
 
 
@@ -248,8 +252,8 @@ def _label_places(wanted: Sequence[float]) -> list[float]:
 
 
 def _last(values: Sequence[float | None]) -> float:
-    return next((v for v in reversed(values) if v is not None and _is_number(v)), 0.0)
+    return next((v for v in reversed(values) if _is_number(v)), 0.0)
 
 
-def _is_number(value: float | None) -> bool:
+def _is_number(value: float | None) -> TypeGuard[float]:
     return value is not None and math.isfinite(value)

@@ -53,8 +53,8 @@ def short(value: float | None) -> str:
     """Writes a number with about three digits."""
     if value is None:
         return "–"
-    if value != 0 and (abs(value) < 0.001 or abs(value) >= 1e7):
-        return f"{value:.2e}"
+    if value != 0 and (abs(value) < 0.0001 or abs(value) >= 1e7):
+        return f"{value:.1e}"
     return count(value) if abs(value) >= 1000 else f"{value:.3g}"
 
 

@@ -16,7 +16,11 @@ from pipeline.runs import RunDir
 from pipeline.workdir import Workdir
 
 _CHARTED = 60
-_METRICS = {"accuracy": "Accuracy", "macro_f1": "Macro F1", "worst_class_recall": "Worst class recall"}
+_METRICS = {
+    "accuracy": "Accuracy",
+    "macro_f1": "Macro F1",
+    "worst_class_recall": "Worst class recall",
+}
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,9 @@ def build(record: Record) -> Mistakes | None:
     wrong = np.flatnonzero(~predictions.correct)
     scores = predictions.probabilities[wrong].max(axis=1) if len(wrong) else np.empty(0)
     # Ties go by name, so that the page does not depend on the order of rows.
-    order = sorted(zip((-scores).tolist(), predictions.ids[wrong], wrong.tolist()))[:_SHOWN]
+    order = sorted(zip((-scores).tolist(), predictions.ids[wrong], wrong.tolist(), strict=True))[
+        :_SHOWN
+    ]
     stored = record.stored(name for _, name, _ in order)
     return Mistakes(
         shown=[_mistake(predictions, row, stored.get(name)) for _, name, row in order],
@@ -50,9 +52,7 @@ def build(record: Record) -> Mistakes | None:
     )
 
 
-def _mistake(
-    predictions: Answers, row: int, stored: StoredImage | None
-) -> Mistake:
+def _mistake(predictions: Answers, row: int, stored: StoredImage | None) -> Mistake:
     truth = predictions.labels[row]
     known = truth in predictions.classes
     scores = predictions.probabilities[row]

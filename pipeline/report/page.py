@@ -65,7 +65,7 @@ def sections(record: Record) -> dict[str, Any]:
     for name, build in _SECTIONS.items():
         try:
             made[name] = build(record)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - see below
             # A report is read when something went wrong: one damaged artifact, or an error in one
             # section, must not take the others with it. It is said on the page.
             _log.warning("report: %s\n%s", name, traceback.format_exc())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -27,15 +26,6 @@ class Picture:
     width: int
     height: int
     pixelated: bool
-
-
-@dataclass(frozen=True)
-class AsSeen:
-    """Pictures after the transform graph, and the range of the values that the model gets."""
-
-    pictures: list[Picture]
-    low: float
-    high: float
 
 
 def of_file(encoded: bytes) -> Picture | None:
@@ -61,24 +51,3 @@ def of_pixels(pixels: npt.NDArray[np.uint8]) -> Picture:
         kind = "jpeg"
     source = f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
     return Picture(source, image.width, image.height, pixelated=longest <= _SMALL)
-
-
-def as_seen(transform_graph: Path, encoded: list[bytes]) -> AsSeen:
-    """Returns what the model sees of these images: decoded, resized and normalized by its graph.
-
-    Values outside 0-1 (`transform.normalize = "standard"`) are stretched to what can be shown.
-    """
-    # TensorFlow takes seconds to import: only who has a transform graph to apply pays for it.
-    import tensorflow as tf
-    import tensorflow_transform as tft
-
-    from pipeline import transform
-
-    layer = tft.TFTransformOutput(str(transform_graph)).transform_features_layer()
-    pixels = transform.serving_pixels(layer, tf.constant(encoded))
-    values = pixels.numpy()
-    low, high = float(values.min()), float(values.max())
-    if low < 0 or high > 1:
-        values = (values - low) / ((high - low) or 1.0)
-    shown = np.rint(values * 255).astype(np.uint8)
-    return AsSeen([of_pixels(image) for image in shown], low, high)

@@ -65,6 +65,16 @@ class Results:
     heat: Markup
     pairs: list[Pair]
 
+    @property
+    def axis(self) -> float:
+        """Where the drawing of recalls begins."""
+        return shares.axis(row.recall for row in self.classes)
+
+    @property
+    def short_names(self) -> bool:
+        """Whether the names can stand upright above the columns."""
+        return max(map(len, self.names), default=0) <= 3
+
 
 def build(record: Record) -> Results | None:
     """Returns the results, or None if nothing was predicted."""
@@ -140,15 +150,13 @@ def _cells(counts: Counts, share: npt.NDArray[np.float64]) -> list[list[Cell]]:
     ]
 
 
-def _pairs(
-    names: tuple[str, ...], counts: Counts, share: npt.NDArray[np.float64]
-) -> list[Pair]:
+def _pairs(names: tuple[str, ...], counts: Counts, share: npt.NDArray[np.float64]) -> list[Pair]:
     """Returns the confusions with the most images, each at least one."""
     wrong = counts.copy()
     np.fill_diagonal(wrong, 0)
     order = np.argsort(-wrong, axis=None, kind="stable")[:_PAIRS]
     found = []
-    for i, j in zip(*np.unravel_index(order, wrong.shape)):
+    for i, j in zip(*np.unravel_index(order, wrong.shape), strict=True):
         if wrong[i, j] > 0:
             found.append(Pair(names[i], names[j], int(wrong[i, j]), float(share[i, j])))
     return found

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pipeline.features import TRAIN
-from pipeline.report import pictures
+from pipeline.report import pictures, seen
 from pipeline.report.collect import Record
-from pipeline.report.pictures import AsSeen, Picture
+from pipeline.report.pictures import Picture
 from pipeline.report.records import StoredImage
+from pipeline.report.seen import Seen
 
 _PICTURES = 96
 _MOST, _FEWEST = 8, 1
@@ -32,6 +33,11 @@ class Samples:
     low: float
     high: float
 
+    @property
+    def short_names(self) -> bool:
+        """Whether the names need no room of their own."""
+        return max((len(it.name) for it in self.classes), default=0) <= 3
+
 
 def build(record: Record) -> Samples | None:
     """Returns samples of the first classes, as many as fit, or None without examples."""
@@ -44,8 +50,9 @@ def build(record: Record) -> Samples | None:
     if not stored:
         return None
     graph = record.folder("Transform", "transform_graph")
-    drawn = pictures.as_seen(graph, [image.encoded for image in stored]) if graph else None
-    found = drawn or AsSeen([_as_stored(image) for image in stored], 0.0, 1.0)
+    cache = record.workdir.cache
+    drawn = seen.of(graph, [image.encoded for image in stored], cache) if graph else None
+    found = drawn or Seen([_as_stored(image) for image in stored], 0.0, 1.0)
     remaining = iter(found.pictures)
     return Samples(
         classes=[
@@ -74,8 +81,7 @@ def _first_of_each(
                     break
     stored = record.stored(name for names in chosen.values() for name in names)
     return {
-        label: [stored[name] for name in names if name in stored]
-        for label, names in chosen.items()
+        label: [stored[name] for name in names if name in stored] for label, names in chosen.items()
     }
 
 

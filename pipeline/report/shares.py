@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -20,6 +21,12 @@ class Share:
     value: float
     low: float
     high: float
+
+
+def axis(shown: Iterable[Share | None]) -> float:
+    """Returns where a drawing of these intervals begins: a round share below all of them."""
+    lowest = min((share.low for share in shown if share is not None), default=0.0)
+    return min(int(lowest * 10) / 10, 0.9)
 
 
 @lru_cache(maxsize=4096)

@@ -37,6 +37,11 @@ class Slicing:
     about: str
     slices: list[Slice]
 
+    @property
+    def axis(self) -> float:
+        """Where the drawing of accuracies begins."""
+        return shares.axis(it.accuracy for it in self.slices)
+
 
 def build(record: Record) -> list[Slicing]:
     """Returns the slicings that have at least two slices; none without facts or predictions."""

@@ -50,7 +50,7 @@ def environment() -> dict[str, str]:
     return {**os.environ, "COLUMNS": "200", "CUDA_VISIBLE_DEVICES": ""}
 
 
-def safelight(*arguments: object, timeout: float = 300) -> Ended:
+def safelight(*arguments: object, timeout: float = 900) -> Ended:
     """Runs the command to its end."""
     done = subprocess.run(
         [COMMAND, *map(str, arguments)],

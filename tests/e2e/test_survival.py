@@ -24,7 +24,7 @@ def data(tmp_path_factory):
     return made.class_folders(tmp_path_factory.mktemp("data") / "colours", counts)
 
 
-def wait_for(workdir: Path, running: subprocess.Popen[str], wanted, limit: float = 120) -> None:
+def wait_for(workdir: Path, running: subprocess.Popen[str], wanted, limit: float = 400) -> None:
     """Waits until an event of the newest run satisfies `wanted`."""
     deadline = time.monotonic() + limit
     while time.monotonic() < deadline:

@@ -1,0 +1,126 @@
+"""The exit task: what the run came to, and its report, whatever happened before."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline import runs
+from pipeline.kubeflow import names
+from pipeline.kubeflow.artifacts import ExecutorInput, write_output
+from pipeline.kubeflow.record import Record, StepRecord
+from pipeline.runs import Outcome, Result, Stage
+from pipeline.workdir import Workdir
+
+_OUTCOMES: Mapping[int, Outcome] = {3: "not_blessed", 4: "invalid_data"}
+_SUCCEEDED = ("SUCCEEDED", "COMPLETE")
+
+
+def run(
+    given: ExecutorInput, workdir: Workdir, record: Record, nodes: Sequence[str]
+) -> Result:
+    """Writes result.json and the report, and gives the report to the server's pages.
+
+    Args:
+      given: with the group's final status, and the place of the report.
+      workdir: of the run.
+      record: of the run.
+      nodes: ids of the graph's nodes, in order.
+    """
+    status = given.parameters.get(names.STATUS) or {}
+    kept = record.kept()
+    runs.write_json(record.run.artifacts, kept)
+    _write_events(record, nodes)
+    result = conclude(record, nodes, str(status.get("state", "")))
+    record.run.write_result(result)
+    from pipeline.report import page
+
+    report = page.write(workdir, record.run)
+    shutil.copyfile(report, _place(given))
+    write_output(given, {names.HTML: {"outcome": result.outcome}})
+    result = Result(**{**vars(result), "report": str(report)})
+    record.run.write_result(result)
+    return result
+
+
+def conclude(record: Record, nodes: Sequence[str], state: str) -> Result:
+    """Returns what the run came to, from the records of its steps.
+
+    Args:
+      record: of the run.
+      nodes: ids of the graph's nodes, in order.
+      state: the server's word for how the steps before ended.
+    """
+    steps = {node: record.read(node) for node in (names.PREPARE, *nodes)}
+    summary = _read(record, "ImageExampleGen", "ingest_report", "summary.json")
+    verdict = _read(record, "BlessingGate", "blessing", "verdict.json")
+    outcome, reasons, pushed = _outcome(steps, verdict, state, record.run.root.name)
+    return Result(
+        run_id=record.run.root.name,
+        outcome=outcome,
+        reasons=reasons,
+        metrics=verdict.get("metrics", {}),
+        stages=_stages(steps, nodes),
+        examples=summary.get("examples", {}),
+        quarantined=summary.get("quarantined", 0),
+        pushed_to=pushed.get("pushed_destination"),
+        version=int(pushed["pushed_version"]) if "pushed_version" in pushed else None,
+    )
+
+
+def _outcome(
+    steps: Mapping[str, StepRecord | None], verdict: Mapping[str, Any], state: str, run_id: str
+) -> tuple[Outcome, list[str], Mapping[str, Any]]:
+    failed = [step for step in steps.values() if step is not None and step.state == "failed"]
+    if failed:
+        first = failed[0]
+        return _OUTCOMES.get(first.exit_code, "failed"), first.reasons or [first.message], {}
+    pusher = steps.get("Pusher")
+    if pusher is not None and "pushed_version" in pusher.properties:
+        new = pusher.properties.get("published_by") == run_id
+        version = pusher.properties["pushed_version"]
+        reasons = [] if new else [f"Nothing has changed since version {version} was pushed."]
+        return ("pushed" if new else "unchanged"), reasons, pusher.properties
+    if verdict and not verdict["blessed"]:
+        return "not_blessed", list(verdict["reasons"]), {}
+    ended = "was left out" if state in _SUCCEEDED else "ended without a word"
+    reason = (
+        f"A step {ended} (the server says {state or 'nothing'}): out of memory, evicted, out of "
+        "time, or its image could not be pulled. The run's page on the server shows which."
+    )
+    return "failed", [reason], {}
+
+
+def _stages(steps: Mapping[str, StepRecord | None], nodes: Sequence[str]) -> list[Stage]:
+    """Returns the nodes that came to run; one without a record before one that has was cached."""
+    last = max((place for place, node in enumerate(nodes) if steps[node] is not None), default=-1)
+    stages = []
+    for node in nodes[: last + 1]:
+        step = steps[node]
+        if step is None:
+            stages.append(Stage(node, 0.0, "cached"))
+        else:
+            state = "complete" if step.state == "complete" else "failed"
+            stages.append(Stage(node, step.seconds, state))  # type: ignore[arg-type]
+    return stages
+
+
+def _write_events(record: Record, nodes: Sequence[str]) -> None:
+    with open(record.run.events, "w", encoding="utf-8") as file:
+        for event in record.all_events():
+            file.write(json.dumps(event) + "\n")
+
+
+def _read(record: Record, node: str, key: str, name: str) -> dict[str, Any]:
+    path = record.copies / node / key / name
+    loaded: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return loaded
+
+
+def _place(given: ExecutorInput) -> Path:
+    path = given.outputs[names.HTML].path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path

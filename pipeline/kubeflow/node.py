@@ -1,0 +1,148 @@
+"""A step that runs one node of the graph: TFX's executor between the launcher's ends."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tfx.dsl.components.base import base_beam_executor, base_executor
+from tfx.orchestration.portable import outputs_utils
+from tfx.types.artifact import Artifact
+from tfx.utils import import_utils
+
+from pipeline.errors import SafelightError
+from pipeline.kubeflow import names
+from pipeline.kubeflow.artifacts import (
+    ExecutorInput,
+    to_metadata,
+    to_tfx,
+    write_output,
+    write_parameter,
+)
+from pipeline.kubeflow.prepare import settle
+from pipeline.kubeflow.record import Record
+from pipeline.workdir import Workdir
+
+_VERDICT = "verdict.json"
+# Writes to what is served: one at a time, whatever else runs on the volume.
+_EXCLUSIVE = "Pusher"
+
+
+@dataclass(frozen=True)
+class Node:
+    """What the compiled step says of its node.
+
+    `inputs` and `outputs` map keys to the Python classes of the artifacts, `sources` maps inputs
+    (also those that are only kept for the report) to the node and output that they come from.
+    """
+
+    id: str
+    executor: str
+    inputs: Mapping[str, str]
+    outputs: Mapping[str, str]
+    sources: Mapping[str, tuple[str, str]]
+
+
+def run(node: Node, given: ExecutorInput, workdir: Workdir, record: Record) -> dict[str, Any]:
+    """Runs the node's executor; returns the properties of its last output.
+
+    Raises:
+      SafelightError: an input is missing, or what the executor raises.
+    """
+    inputs = {key: [to_tfx(_slot(given, key), path, True)] for key, path in node.inputs.items()}
+    outputs = {
+        key: [to_tfx(given.outputs[key], path, False)] for key, path in node.outputs.items()
+    }
+    if names.IMPORTED in given.inputs:
+        settle(given.inputs[names.IMPORTED].path)
+    try:
+        _execute(node, given, workdir, record, inputs, outputs)
+    except BaseException:
+        keep_inputs(node, given, record)
+        raise
+    outputs_utils.tag_output_artifacts_with_version(outputs)
+    if any(key.startswith(names.RECORDED) for key in node.sources):
+        keep_inputs(node, given, record)
+    for key, [artifact] in outputs.items():
+        if key != "model":
+            record.keep(node.id, key, Path(artifact.uri))
+    metadata = {key: to_metadata(artifact) for key, [artifact] in outputs.items()}
+    if names.BLESSED in given.output_parameters:
+        metadata.update(_verdict(given, Path(outputs["blessing"][0].uri)))
+    write_output(given, metadata)
+    return _shown(list(metadata[key] for key in outputs)[-1])
+
+
+def keep_inputs(node: Node, given: ExecutorInput, record: Record) -> None:
+    """Keeps the step's inputs beside the run's record, also those of steps the cache answered."""
+    for key, (source, output) in node.sources.items():
+        if output != "model" and key in given.inputs:
+            record.keep(source, output, given.inputs[key].path)
+
+
+def _execute(
+    node: Node,
+    given: ExecutorInput,
+    workdir: Workdir,
+    record: Record,
+    inputs: dict[str, list[Artifact]],
+    outputs: dict[str, list[Artifact]],
+) -> None:
+    told = json.loads(given.parameters[names.PROPERTIES])
+    executor_class = import_utils.import_class_by_path(node.executor)
+    with tempfile.TemporaryDirectory(prefix="safelight-") as scratch, _alone(node, workdir):
+        common = {
+            "tmp_dir": scratch,
+            "unique_id": node.id,
+            "stateful_working_dir": scratch,
+            "pipeline_run_id": record.run.root.name,
+        }
+        context: base_executor.BaseExecutor.Context
+        if issubclass(executor_class, base_beam_executor.BaseBeamExecutor):
+            context = base_beam_executor.BaseBeamExecutor.Context(
+                beam_pipeline_args=told["beam"], **common
+            )
+        else:
+            context = base_executor.BaseExecutor.Context(extra_flags=told["beam"], **common)
+        executor_class(context).Do(inputs, outputs, told["properties"])
+
+
+def _alone(node: Node, workdir: Workdir) -> AbstractContextManager[Any]:
+    return workdir.lock(wait=True) if node.id == _EXCLUSIVE else nullcontext()
+
+
+def _slot(given: ExecutorInput, key: str) -> Any:
+    if key not in given.inputs:
+        raise SafelightError(
+            f"The step was given no input {key!r}; it has {', '.join(given.inputs) or 'none'}. "
+            "Compile the pipeline again with the version of Safelight that is in the image."
+        )
+    return given.inputs[key]
+
+
+def _verdict(given: ExecutorInput, blessing: Path) -> dict[str, dict[str, Any]]:
+    """Tells the gate's verdict to the pages, and to the condition of the push."""
+    verdict = json.loads((blessing / _VERDICT).read_text(encoding="utf-8"))
+    write_parameter(given, names.BLESSED, "true" if verdict["blessed"] else "false")
+    classes = list(verdict["per_class"])
+    numbers = {key: value for key, value in verdict["metrics"].items() if value is not None}
+    return {
+        names.METRICS: {**numbers, "test_examples": verdict["test_examples"]},
+        names.CONFUSION: {
+            "confusionMatrix": {
+                "annotationSpecs": [{"displayName": name} for name in classes],
+                "rows": [{"row": row} for row in verdict["confusion"]],
+            }
+        },
+    }
+
+
+def _shown(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: value for key, value in metadata.items() if isinstance(value, (int, float, str))
+    }

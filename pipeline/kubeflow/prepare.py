@@ -1,0 +1,225 @@
+"""The first step: looks at the data and at what is served, and resolves the run.
+
+It does on the cluster what `safelight run` does before it starts its worker. Each node's execution
+properties become an output parameter of its own, so that Kubeflow's cache sees what TFX's cache
+would: a change re-runs what reads it, and no more.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from pipeline import config as configuration
+from pipeline import lineage, registry, runs
+from pipeline.config import Config
+from pipeline.errors import ConfigError, UsageError
+from pipeline.features import MODEL_FACTS
+from pipeline.ingest.scan import Scan, scan
+from pipeline.kubeflow import names
+from pipeline.kubeflow.artifacts import ExecutorInput, write_output, write_parameter
+from pipeline.kubeflow.record import Record
+from pipeline.registry import RunInputs
+from pipeline.runners import local
+from pipeline.runs import Request
+from pipeline.workdir import Workdir
+
+
+def run(given: ExecutorInput, workdir: Workdir, record: Record) -> None:
+    """Writes run.json, and the output parameter of every node.
+
+    Raises:
+      ConfigError: the overrides name what there is not, or a value that its key refuses.
+      DataRefused: there is nothing to train on.
+      UsageError: the champion named is none.
+    """
+    values = given.parameters
+    compiled = Config.model_validate_json(values[names.CONFIG])
+    # There from the start: the report of a run that fails here says what was asked.
+    _write_request(record, _asked(compiled, values[names.DATA], record.run.root.name))
+    config = merge(compiled, values[names.OVERRIDES])
+    with workdir.lock(wait=True):
+        found = look_at(given, config)
+        request = resolve(config, found, workdir, values[names.CHAMPION], record.run.root.name)
+        _write_request(record, request)
+    _give_properties(given, workdir, request)
+    write_output(given, {})
+
+
+def merge(config: Config, overrides: str) -> Config:
+    """Returns the configuration with a run's overrides in it.
+
+    Args:
+      config: the compiled one.
+      overrides: lines of `section.key=value`, or TOML with sections; "" for none.
+
+    Raises:
+      ConfigError: an unknown section or key, or a value that its key refuses.
+    """
+    lines = [line.strip() for line in overrides.splitlines() if line.strip()]
+    if not lines:
+        return config
+    if any(line.startswith("[") for line in lines):
+        with tempfile.NamedTemporaryFile("w", suffix=".toml", encoding="utf-8") as file:
+            file.write(overrides)
+            file.flush()
+            effective = _without_path(file.name)
+    else:
+        effective = configuration.load(None, [line for line in lines if line[0] != "#"])
+    merged = config.model_dump()
+    for key in effective.origins:
+        section, name = key.split(".", 1)
+        if section == "kubeflow":
+            raise ConfigError(
+                f"{names.OVERRIDES}: {key} is fixed when the pipeline is compiled. "
+                f"Compile it again with --set {key}=…"
+            )
+        merged[section][name] = getattr(getattr(effective.config, section), name)
+    return configuration.validated(merged, effective.origins)
+
+
+def look_at(given: ExecutorInput, config: Config) -> Scan:
+    """Returns the scan of the data, wherever it lies."""
+    fingerprint = given.parameters[names.FINGERPRINT]
+    imported = given.inputs.get(names.IMPORTED)
+    if imported is None:
+        found = scan(given.parameters[names.DATA], config.ingest)
+    else:
+        settle(imported.path)
+        found = scan(str(imported.path), config.ingest, verify=not fingerprint)
+    if not fingerprint:
+        return found
+    return Scan.from_dict({**found.to_dict(), "fingerprint": fingerprint})
+
+
+def settle(folder: Path) -> None:
+    """Gives downloaded files one modification time: when they were downloaded says nothing.
+
+    It is part of the data's fingerprint, and would make every run's data new.
+    """
+    for path in (folder, *folder.rglob("*")):
+        os.utime(path, (0, 0), follow_symlinks=False)
+
+
+def resolve(
+    config: Config, found: Scan, workdir: Workdir, champion: str, run_name: str
+) -> Request:
+    """Returns the request of this run; the workdir must be held.
+
+    Args:
+      config: with what the person left open.
+      found: the data's scan.
+      workdir: with the registry.
+      champion: "" for the version that is served, "none", or a version's directory.
+      run_name: the record's folder.
+
+    Raises:
+      UsageError: `champion` is no version of a model.
+    """
+    resolved, chosen = local.resolve(config, found)
+    of_run = lineage.of(found.fingerprint, resolved)
+    models = registry.open(workdir.serving(config.push.model_name))
+    if champion:
+        inputs = _named_champion(champion, models)
+    else:
+        inputs = models.resolve_inputs(of_run["data"], of_run["config"], of_run["code"])
+    live = models.champion()
+    published = live is not None and of_run == {key: getattr(live, key) for key in of_run}
+    return Request(
+        run_id=run_name,
+        created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        data=found.data,
+        config=resolved.model_dump(mode="json"),
+        origins={},
+        chosen=chosen,
+        scan=found.to_dict(),
+        lineage=of_run,
+        inputs={
+            "known_classes": list(inputs.known_classes),
+            "champion": inputs.champion_version,
+            "champion_uri": inputs.champion_uri,
+            "published": published,
+        },
+        versions=local.versions(),
+    )
+
+
+def _named_champion(champion: str, models: registry.Registry) -> RunInputs:
+    if champion == names.NO_CHAMPION:
+        return RunInputs()
+    path = Path(champion)
+    facts = path / "assets.extra" / MODEL_FACTS
+    if not facts.is_file():
+        raise UsageError(
+            f"The champion {champion!r} is no version of a model: {facts} is missing. Name a "
+            f"directory below {models.root}, or leave the parameter empty for the one served."
+        )
+    classes = tuple(json.loads(facts.read_text(encoding="utf-8"))["classes"])
+    known = [entry.version for entry in models.entries if models.path(entry.version) == path]
+    return RunInputs(classes, known[0] if known else None, champion)
+
+
+def _asked(config: Config, data: str, run_name: str) -> Request:
+    """Returns what is known of a run before anything was looked at."""
+    return Request(
+        run_id=run_name,
+        created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        data=data,
+        config=config.model_dump(mode="json"),
+        origins={},
+        chosen=[],
+        scan={},
+        lineage={},
+        inputs={"known_classes": [], "champion": None, "champion_uri": "", "published": False},
+        versions=local.versions(),
+    )
+
+
+def _write_request(record: Record, request: Request) -> None:
+    if record.run.root.is_dir():
+        # A second try of this step.
+        runs.write_json(record.run.request, asdict(request))
+    else:
+        record.run.write_request(request)
+
+
+def _give_properties(given: ExecutorInput, workdir: Workdir, request: Request) -> None:
+    # Here TensorFlow and TFX are imported.
+    from pipeline.graph import Given
+    from pipeline.kubeflow import graph, spec
+
+    config = Config.model_validate(request.config)
+    nodes = graph.nodes(
+        config,
+        Given(
+            data=request.data,
+            known_classes=tuple(request.inputs["known_classes"]),
+            champion_uri=request.inputs["champion_uri"],
+            lineage=_lineage(request),
+            artifacts="unused",
+            checkpoints=str(workdir.checkpoints),
+            serving_dir=str(workdir.serving(config.push.model_name)),
+        ),
+    )
+    for node in nodes:
+        write_parameter(given, spec.properties_key(node.id), graph.properties(node, config))
+
+
+def _lineage(request: Request) -> Mapping[str, Any]:
+    kept = {key: request.inputs[key] for key in ("known_classes", "champion")}
+    return {**request.lineage, **kept}
+
+
+def _without_path(name: str) -> configuration.Effective:
+    try:
+        return configuration.load(name)
+    except ConfigError as error:
+        # The person knows the parameter, not the file that it was put into.
+        text = str(error).replace(f"profile {name}", names.OVERRIDES).replace(name, names.OVERRIDES)
+        raise ConfigError(text, error.reasons) from None

@@ -1,0 +1,1 @@
+"""A stand-in for a Kubeflow Pipelines server: runs a compiled package task by task."""

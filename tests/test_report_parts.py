@@ -1,0 +1,101 @@
+"""What the report is made of: charts, numbers as people read them, images found by their place."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.features import TRAIN
+from pipeline.ingest import wire
+from pipeline.report import figures, formats, records, shares
+from pipeline.report.collect import without_secrets
+from pipeline.report.figures import Series
+from tests import graphs
+
+
+def test_records_are_found_by_place_across_shards(tmp_path):
+    graphs.write_split(tmp_path, TRAIN, {"blue": 5, "red": 4}, shards=2)
+    names = []
+    for path in sorted((tmp_path / "Split-train").iterdir()):
+        count = 5 if path.name.startswith("data_tfrecord-00000") else 4
+        found = records.read(tmp_path, TRAIN, range(len(names), len(names) + count))
+        names += [found[place].id for place in sorted(found)]
+    assert sorted(names) == sorted(
+        f"{label}/{number}".encode()
+        for label, count in (("blue", 5), ("red", 4))
+        for number in range(count)
+    )
+    found = records.read(tmp_path, TRAIN, [8, 0, 99])
+    assert sorted(found) == [0, 8]
+    assert found[8].id == names[8] and found[8].encoded.startswith(b"\x89PNG")
+    assert records.read(tmp_path, "test", [0]) == {}
+
+
+def test_a_truncated_or_foreign_record_does_not_pass_for_an_image(tmp_path):
+    graphs.write_split(tmp_path, TRAIN, {"blue": 3}, shards=1)
+    [path] = (tmp_path / "Split-train").iterdir()
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) - 50])
+    assert sorted(records.read(tmp_path, TRAIN, range(3))) == [0, 1]
+    with pytest.raises((wire.WireError, KeyError)):
+        path.write_bytes(whole[:12] + b"\xff" * (len(whole) - 12))
+        records.read(tmp_path, TRAIN, [0])
+
+
+def test_a_heat_map_has_a_cell_for_each_count():
+    drawn = figures.heat_map("A & B", np.array([[0.9, 0.1, 0], [0, 1, 0], [0, 0, 0]]))
+    assert drawn.count("M0 0h1") == drawn.count("M1 0h1") == drawn.count("M1 1h1") == 1
+    assert drawn.count("h1v1h-1z") == 3
+    assert 'class="d5"' in drawn and 'class="h2"' in drawn
+    assert "A &amp; B" in drawn
+
+
+@given(st.floats(-1e6, 1e6), st.floats(0, 1e6))
+def test_ticks_enclose_their_values_and_are_few(low, span):
+    ticks = figures.nice_ticks(low, low + span)
+    assert ticks[0] <= low + 1e-9 * abs(low) + 1e-9
+    assert ticks[-1] >= low + span - 1e-9 * abs(low + span) - 1e-9
+    assert 2 <= len(ticks) <= 8
+    assert all(b > a for a, b in itertools.pairwise(ticks))
+
+
+def test_a_curve_leaves_out_what_is_no_number():
+    line = Series("a & b", [1.0, math.nan, None, 3.0])
+    drawn = figures.line_chart("t", [1, 2, 3, 4], [line], formats.short, "epoch")
+    assert drawn.count("<circle") == 2 and "a &amp; b" in drawn and "nan" not in drawn
+    assert figures.line_chart("t", [1], [Series("a", [None])], formats.short, "epoch") == ""
+
+
+def test_shares_have_exact_intervals():
+    share = shares.of(9, 10)
+    assert (round(share.low, 4), round(share.high, 4)) == (0.5550, 0.9975)
+    assert shares.of(0, 0) is None
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.964, "96.4%"), (1.0, "100.0%"), (0.9996, "99.96%"), (0.99999, "> 99.99%"), (0.0, "0.0%")],
+)
+def test_percent_never_rounds_a_mistake_away(value, text):
+    assert formats.percent(value) == text
+
+
+def test_an_interval_is_rounded_outwards():
+    assert formats.interval(0.9437, 0.9712) == "94.3–97.2%"
+    assert formats.interval(0.0, 1.0) == "0.0–100.0%"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.42, "0.4 s"), (12.4, "12 s"), (185, "3 min 5 s"), (7800, "2 h 10 min")]
+)
+def test_durations_are_short(value, text):
+    assert formats.seconds(value).replace("\u202f", " ") == text
+
+
+def test_passwords_in_urls_are_blotted_out():
+    assert without_secrets("mysql://u:p@h/d and http://x") == "mysql://u:***@h/d and http://x"
