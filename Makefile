@@ -24,7 +24,8 @@ help:
 	@echo
 	@echo "  make demo           sets up, then trains, checks and publishes a digit classifier"
 	@echo "                      from 5,000 real images (3 minutes after the install)"
-	@echo "  make setup          sets up alone: uv in .tools/, the locked packages in .venv/"
+	@echo "  make setup          sets up alone: uv in .tools/, the locked packages in .venv/;"
+	@echo "                      with EXTRAS=gpu, CUDA's libraries too"
 	@echo "  make test           lint, types, layers and the essential tests"
 	@echo "  make test-slow      the same with every test"
 	@echo "  make lint           lint, types and layers alone"

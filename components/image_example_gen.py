@@ -6,7 +6,6 @@ held at once (docs/decisions/0003-ingest.md).
 """
 
 import json
-import os
 import shutil
 import threading
 import time
@@ -28,14 +27,11 @@ from pipeline import events, features
 from pipeline.config import Ingest
 from pipeline.ingest import finish, listing, piece, plan, records, scan
 from pipeline.ingest.child import Settings
-from pipeline.ingest.entries import SLICE, TARGET, Listing, absolute
-from pipeline.ingest.pool import Pool, worker_count
+from pipeline.ingest.entries import SLICE, TARGET
+from pipeline.ingest.pool import Pool, settings_for, worker_count
 from pipeline.ingest.splits import Rule
 
 STAGE = "ImageExampleGen"
-# Where the encoded image and the label are looked for in foreign TFRecords.
-RECORD_IMAGE = ("image/encoded", "image", "image_raw")
-RECORD_LABEL = ("image/class/text", "label", "image/class/label")
 
 
 class ImageExampleGenSpec(ComponentSpec):
@@ -118,7 +114,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         if exec_properties["fingerprint"] and exec_properties["fingerprint"] != fingerprint:
             events.note("The data has changed since the run began; what is there now is read.")
         rule = Rule(options.shares, found.given)
-        _unpack_records(found, parts)
+        records.unpack_all(found, parts / "unpacked")
         cut = plan.pieces(found, rule)
         plan.save(cut, parts)
         files = len(found.entries)
@@ -139,7 +135,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         del cut
         found.entries.clear()  # the plan holds them; a million entries are a lot of memory
         _Progress.begin(files)
-        settings = _settings(found, options, parts)
+        settings = settings_for(found, options, parts / "unpacked")
         workers = worker_count(options.workers, files)
         with self._make_beam_pipeline() as graph:
             (
@@ -177,15 +173,19 @@ class _WritePiece(beam.DoFn):
 
     def process(self, number: int) -> Iterator[int]:
         assert self._pool is not None
-        piece.write(
-            Path(self._parts),
-            number,
-            self._pool,
-            self._rule,
-            self._extra,
-            tf.io.TFRecordWriter,
-            _Progress.tick,
-        )
+        try:
+            piece.write(
+                Path(self._parts),
+                number,
+                self._pool,
+                self._rule,
+                self._extra,
+                tf.io.TFRecordWriter,
+                _Progress.tick,
+            )
+        except BaseException:
+            self._pool.close()  # Beam tears down only what has not failed
+            raise
         yield number
 
     def teardown(self) -> None:
@@ -214,31 +214,6 @@ class _Progress:
             if now - cls._said >= 0.5 or cls._done == cls._total:
                 cls._said = now
                 events.progress(STAGE, cls._done, cls._total, "images")
-
-
-def _settings(found: Listing, options: Ingest, parts: Path) -> Settings:
-    return Settings(
-        root=os.fsencode(found.root),
-        min_side=options.min_side,
-        max_pixels=options.max_pixels,
-        describe=options.near_duplicates != "off",
-        record_image=(options.record_image,) if options.record_image else RECORD_IMAGE,
-        record_label=(options.record_label,) if options.record_label else RECORD_LABEL,
-        record_group=(options.record_group,) if options.record_group else (),
-        unpacked=os.fsencode(parts / "unpacked"),
-    )
-
-
-def _unpack_records(found: Listing, parts: Path) -> None:
-    """Unpacks compressed TFRecords beside the parts: their records are read in any order."""
-    if found.form != "tfrecords":
-        return
-    for path in sorted({entry.path for entry in found.entries}):
-        source = absolute(found.root, path)
-        if records.is_packed(source):
-            target = parts / "unpacked" / os.fsdecode(path)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            records.unpack(source, os.fsencode(target))
 
 
 class ImageExampleGen(base_beam_component.BaseBeamComponent):

@@ -16,7 +16,7 @@ from schemas import image_schema
 
 
 @component
-def ImageSchemaGen(  # noqa: N802 - TFX names the node after the function
+def ImageSchemaGen(
     ingest_report: InputArtifact[IngestReport],
     schema: OutputArtifact[Schema],
     options: Parameter[str],
@@ -27,9 +27,8 @@ def ImageSchemaGen(  # noqa: N802 - TFX names the node after the function
     Args:
       ingest_report: whose summary.json lists `classes` in order.
       schema: the curated schema, completed.
-      options: JSON of config.Validation; nothing of it shapes the schema yet, but it is what a
-        schema answers to, and so part of the cache key.
-      code: fingerprint of the sources, for the cache key.
+      options: JSON of config.Validation, part of the cache key.
+      code: fingerprint of the sources, part of the cache key.
     """
     del options, code
     summary = json.loads((Path(ingest_report.uri) / "summary.json").read_text(encoding="utf-8"))

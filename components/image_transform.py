@@ -28,7 +28,7 @@ class Executor(transform_executor.Executor):
     fixed before the pipeline runs.
     """
 
-    def _GetPreprocessingFn(  # noqa: N802 - TFX's name
+    def _GetPreprocessingFn(
         self, inputs: Mapping[str, Any], unused_outputs: Mapping[str, Any]
     ) -> Callable[..., Any]:
         bound = super()._GetPreprocessingFn(inputs, unused_outputs)

@@ -27,7 +27,7 @@ _Proto = TypeVar("_Proto", bound=Message)
 
 
 @component
-def ValidationGate(  # noqa: N802 - TFX names the node after the function
+def ValidationGate(
     statistics: InputArtifact[ExampleStatistics],
     anomalies: InputArtifact[ExampleAnomalies],
     ingest_report: InputArtifact[IngestReport],
@@ -52,9 +52,7 @@ def ValidationGate(  # noqa: N802 - TFX names the node after the function
     del code
     summary = json.loads((Path(ingest_report.uri) / "summary.json").read_text(encoding="utf-8"))
     evidence = checks.Evidence(
-        statistics=_read(
-            statistics, _STATISTICS, statistics_pb2.DatasetFeatureStatisticsList
-        ),
+        statistics=_read(statistics, _STATISTICS, statistics_pb2.DatasetFeatureStatisticsList),
         anomalies=_read(anomalies, _ANOMALIES, anomalies_pb2.Anomalies),
         counts=summary["per_class"],
     )

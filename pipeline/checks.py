@@ -1,7 +1,7 @@
 """What ValidationGate checks: plain functions from protos and counts to findings.
 
-Each check has a mode in the configuration: `off`, `warn` or `fail`. A finding names the feature, the
-split, what was found and what was expected. TFDV's protos are read, TFDV itself is not needed.
+Each check has a mode in the configuration: `off`, `warn` or `fail`. A finding names the feature,
+the split, what was found and what was expected. TFDV's protos are read, TFDV itself isn't needed.
 """
 
 from __future__ import annotations
@@ -80,9 +80,7 @@ def run(options: Validation, evidence: Evidence) -> list[Check]:
         ("imbalance", options.imbalance, imbalance(evidence.counts, options.max_imbalance)),
         ("split_mix", options.split_mix, split_mix(evidence.counts, options.max_split_distance)),
     ]
-    return [
-        check for name, mode, found in findings for check in _as_checks(name, mode, found)
-    ]
+    return [check for name, mode, found in findings for check in _as_checks(name, mode, found)]
 
 
 def refuse(checks: Sequence[Check]) -> None:
@@ -130,6 +128,8 @@ def anomalies(evidence: Evidence) -> Iterator[Finding]:
                 f"{info.short_description} ({info.description.rstrip('. ')}). "
                 f"Expected {expected}; found {found}.",
             )
+        if proto.data_missing:
+            yield Finding("", split, "no image", "images", f"The split {split!r} holds no image.")
         if proto.HasField("dataset_anomaly_info"):
             info = proto.dataset_anomaly_info
             yield Finding(
@@ -250,9 +250,7 @@ def _ordered(splits: Iterable[str]) -> list[str]:
     return sorted(splits, key=lambda s: (SPLITS.index(s) if s in SPLITS else len(SPLITS), s))
 
 
-def _found(
-    statistics: statistics_pb2.DatasetFeatureStatisticsList | None, feature: str
-) -> str:
+def _found(statistics: statistics_pb2.DatasetFeatureStatisticsList | None, feature: str) -> str:
     """Returns what the statistics say of a feature: its range, or its commonest values."""
     for dataset in statistics.datasets if statistics else ():
         for stats in dataset.features:

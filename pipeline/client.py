@@ -213,7 +213,9 @@ class RestClient(_Base):
         try:
             found = [_from_row(row) for row in answer["predictions"]]
         except (KeyError, TypeError, ValueError):
-            raise self._not_ours("predictions with label, score, classes and probabilities") from None
+            raise self._not_ours(
+                "predictions with label, score, classes and probabilities"
+            ) from None
         if len(found) != len(encoded):
             raise self._not_ours(f"{len(encoded)} predictions, not {len(found)}")
         return self.version, found
@@ -223,7 +225,9 @@ class RestClient(_Base):
         try:
             return [
                 VersionStatus(
-                    int(one["version"]), one["state"], one.get("status", {}).get("error_message", "")
+                    int(one["version"]),
+                    one["state"],
+                    one.get("status", {}).get("error_message", ""),
                 )
                 for one in answer["model_version_status"]
             ]
@@ -305,8 +309,10 @@ class GrpcClient(_Base):
         tensor.string_val.extend(encoded)
         response = self._ask(self._prediction.Predict, request, seconds)
         if not {OUT_LABEL, OUT_SCORE, OUT_CLASSES, OUT_PROBABILITIES} <= set(response.outputs):
-            raise self._not_ours(f"outputs label, score, classes and probabilities, not "
-                                 f"{', '.join(sorted(response.outputs)) or 'none'}")
+            raise self._not_ours(
+                f"outputs label, score, classes and probabilities, not "
+                f"{', '.join(sorted(response.outputs)) or 'none'}"
+            )
         return int(response.model_spec.version.value), _from_tensors(response.outputs)
 
     def _status(self, seconds: float) -> list[VersionStatus]:

@@ -14,7 +14,15 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+    with_config,
+)
 from typing_extensions import TypedDict
 
 from pipeline.errors import ConfigError, did_you_mean
@@ -247,37 +255,37 @@ class Beam(Section):
     args: tuple[str, ...] = Field((), description="More of Beam's own options, as --name=value.")
 
 
+@with_config(ConfigDict(extra="forbid"))
 class Volume(TypedDict):
     """A claim (PersistentVolumeClaim) and the path that steps see it at."""
 
-    __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
     claim: str
     path: str
 
 
+@with_config(ConfigDict(extra="forbid"))
 class Secret(TypedDict):
     """An environment variable of every step, from a key of a Kubernetes secret."""
 
-    __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
     env: str
     secret: str
     key: str
 
 
+@with_config(ConfigDict(extra="forbid"))
 class Toleration(TypedDict, total=False):
     """A Kubernetes toleration."""
 
-    __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
     key: str
     operator: Literal["Exists", "Equal"]
     value: str
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"]
 
 
+@with_config(ConfigDict(extra="forbid"))
 class Step(TypedDict, total=False):
     """What one step takes that differs from `kubeflow`'s own values."""
 
-    __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
     cpu: Annotated[float, Field(gt=0)]
     memory_gb: Annotated[float, Field(gt=0)]
     gpus: Annotated[int, Field(ge=1)]
@@ -300,7 +308,7 @@ class Kubeflow(Section):
     image: str = Field("", description="The image of every step, with its tag: make image.")
     volumes: tuple[Volume, ...] = Field(
         ({"claim": "safelight", "path": "/safelight"},),
-        description="Claims that every step mounts; all steps must be able to write (ReadWriteMany).",
+        description="Claims that every step mounts and writes to (ReadWriteMany).",
     )
     workdir: str = Field(
         "/safelight/workdir",
@@ -335,17 +343,19 @@ class Kubeflow(Section):
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = Field(
         "IfNotPresent", description="When a node pulls the image."
     )
-    image_pull_secrets: tuple[str, ...] = Field(
-        (), description="Secrets of the image's registry."
-    )
+    image_pull_secrets: tuple[str, ...] = Field((), description="Secrets of the image's registry.")
     service_account: str = Field("", description="The account that a run uses; empty: the default.")
     record_megabytes: int = Field(
         512,
         ge=0,
         description="An artifact up to this size is kept beside the run's record, for its report.",
     )
-    endpoint: str = Field("", description="URL of the Kubeflow Pipelines API, as in http://HOST/pipeline.")
-    namespace: str = Field("", description="The profile's namespace, where there are several users.")
+    endpoint: str = Field(
+        "", description="URL of the Kubeflow Pipelines API, as in http://HOST/pipeline."
+    )
+    namespace: str = Field(
+        "", description="The profile's namespace, where there are several users."
+    )
     experiment: str = Field("safelight", description="The experiment that runs are listed under.")
     token_env: str = Field(
         "", description="Name of the environment variable that holds the bearer token."

@@ -89,8 +89,8 @@ def decode_and_resize(
         groups.append((to_grey, greyed))
     pixels = _by_group(images, header.kind, groups, shape)
     # Weights that add up to 1 but for a rounding error may have made a little more than white.
-    # A product, because the optimizer makes one of a division by a constant: so that graphs give what
-    # eager execution gives, to the bit.
+    # A product, because the optimizer makes one of a division by a constant: so that a graph gives
+    # what eager execution gives, to the bit.
     return tf.minimum(pixels * (1 / 255), 1.0)
 
 
@@ -128,9 +128,7 @@ def _each(
     )
 
 
-def _decode_rare(
-    image: tf.Tensor, kind: tf.Tensor, channels: int, max_pixels: int
-) -> tf.Tensor:
+def _decode_rare(image: tf.Tensor, kind: tf.Tensor, channels: int, max_pixels: int) -> tf.Tensor:
     """Decodes a GIF or a BMP (string []): uint8 [height, width, channels]."""
     pixels = tf.cond(
         tf.equal(kind, headers.GIF),
@@ -163,9 +161,7 @@ def _luma(pixels: tf.Tensor) -> tf.Tensor:
     return tf.cast(tf.bitwise.right_shift(grey, 16), tf.uint8)
 
 
-def _square(
-    pixels: tf.Tensor, size: int, channels: int, resize: Resize, shrink: bool
-) -> tf.Tensor:
+def _square(pixels: tf.Tensor, size: int, channels: int, resize: Resize, shrink: bool) -> tf.Tensor:
     """Resizes uint8 [height, width, channels] to float32 [size, size, channels], 0 to 255.
 
     Bilinear, antialiased where it shrinks: without that, each output pixel would be made of at most

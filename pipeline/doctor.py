@@ -59,8 +59,7 @@ for gpu in tf.config.list_physical_devices("GPU"):
     gpus.append(facts.get("device_name", gpu.name))
 total = float(tf.reduce_sum(tf.ones([2, 2])))
 assert total == 4.0, f"the sum of four ones came out as {total}"
-print(json.dumps({"seconds": seconds, "gpus": gpus, "version": tf.__version__,
-                  "keras": keras.__version__}))
+print(json.dumps({"seconds": seconds, "gpus": gpus, "keras": keras.__version__}))
 """
 
 
@@ -192,7 +191,7 @@ def _read_probe(facts: dict[str, object]) -> list[Finding]:
             "warn" if hidden else "ok",
             ", ".join(str(gpu) for gpu in gpus) if gpus else "CPU alone",
             "There is an NVIDIA GPU that TensorFlow does not see: check CUDA_VISIBLE_DEVICES, and "
-            f"install CUDA's libraries: uv pip install 'tensorflow[and-cuda]=={facts['version']}'"
+            "install CUDA's libraries: make setup EXTRAS=gpu"
             if hidden
             else "",
         ),

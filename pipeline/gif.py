@@ -1,8 +1,8 @@
 """Cuts a GIF down to its first frame, inside a TensorFlow graph.
 
-TensorFlow's decoder unpacks every frame of an animation, and each frame announces a size of its own,
-so that a small file can take any amount of memory and time. Only the first frame is a picture to
-classify: the rest is cut off before decoding, and the first frame's size is held to the bound.
+TensorFlow's decoder unpacks every frame of an animation, and each frame announces a size of its
+own, so that a small file can take any amount of memory and time. Only the first frame is a picture
+to classify: the rest is cut off before decoding, and the first frame is held to the bound.
 
 Format: GIF89a (CompuServe, 1990), sections 18 to 27.
 """
@@ -37,7 +37,8 @@ def first_frame(image: tf.Tensor, max_pixels: int) -> tf.Tensor:
     Raises:
       tf.errors.InvalidArgumentError: no whole frame, or one larger than `max_pixels`.
     """
-    data = tf.concat([tf.cast(tf.io.decode_raw(image, tf.uint8), tf.int32), tf.zeros(16, tf.int32)], 0)
+    # What is read past the end reads as zeros.
+    data = tf.pad(tf.cast(tf.io.decode_raw(image, tf.uint8), tf.int32), [[0, 16]])
     end = tf.strings.length(image)
     first_block = 13 + _color_table(data[10])
 
@@ -56,9 +57,7 @@ def first_frame(image: tf.Tensor, max_pixels: int) -> tf.Tensor:
         after_opening = tf.where(
             is_image, _FRAME_DATA, tf.where(is_extension, _EXTENSION_DATA, _DAMAGED)
         )
-        step = tf.where(
-            is_image, frame_start, tf.where(is_extension, at + 2, at + 1 + byte)
-        )
+        step = tf.where(is_image, frame_start, tf.where(is_extension, at + 2, at + 1 + byte))
         next_state = tf.where(opens, after_opening, after_data)
         beyond = (step >= end) & tf.not_equal(next_state, _DONE)
         return (

@@ -53,7 +53,9 @@ def command(
     paths = _expand(files)
     request_log = None if log is None else RequestLog(log, keep_images=log_images)
     options = {"version": version, "deadline_seconds": deadline_seconds, "log": request_log}
-    client = RestClient(url, model, **options) if url else GrpcClient(str(grpc_target), model, **options)
+    client = (
+        RestClient(url, model, **options) if url else GrpcClient(str(grpc_target), model, **options)
+    )
     with client:
         answers = client.predict(paths)
     if as_json:

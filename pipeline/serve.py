@@ -1,4 +1,4 @@
-"""`safelight serve`: the pushed models of a workdir behind TF Serving's interfaces, on this machine.
+"""`safelight serve`: a workdir's pushed models behind TF Serving's interfaces, on this machine.
 
 TF Serving is started where its binary is on the PATH or Docker answers. Elsewhere a server of our
 own takes its place, for development: the same REST paths and gRPC methods, on loopback alone.
@@ -83,7 +83,9 @@ def command(
         return _serve_here(name, place.serving(name), port, grpc_port, as_json)
     with tempfile.TemporaryDirectory(prefix="safelight-serve-") as scratch:
         line = command_line(found, name, place.serving(name), Path(scratch), port, grpc_port)
-        _announce(found, Served(name, f"http://{LOOPBACK}:{port}", f"{LOOPBACK}:{grpc_port}"), as_json)
+        _announce(
+            found, Served(name, f"http://{LOOPBACK}:{port}", f"{LOOPBACK}:{grpc_port}"), as_json
+        )
         return _run(line)
 
 
@@ -140,7 +142,7 @@ def choose_engine(engine: Engine) -> Engine:
 
 
 def model_config(name: str, base_path: str, versions: int = 2) -> str:
-    """Returns TF Serving's configuration of one model: its latest `versions` versions are served."""
+    """Returns TF Serving's configuration of one model, whose latest `versions` are served."""
     return (
         "model_config_list {\n"
         "  config {\n"
@@ -182,9 +184,7 @@ def command_line(
 
 
 @contextmanager
-def development(
-    name: str, base: Path, port: int = 0, grpc_port: int = 0
-) -> Iterator[Served]:
+def development(name: str, base: Path, port: int = 0, grpc_port: int = 0) -> Iterator[Served]:
     """Serves the versions below `base` on loopback, in threads of this process, while it is open.
 
     Raises:
@@ -262,7 +262,9 @@ def _announce(engine: Engine, served: Served, as_json: bool) -> None:
         "or it was asked for); don't put it into production",
     }
     console.stderr.print(f"Serving [bold]{escape(served.model)}[/] with {names[engine]}.")
-    console.stderr.print(f"  REST {served.rest_url}/v1/models/{served.model}   gRPC {served.grpc_target}")
+    console.stderr.print(
+        f"  REST {served.rest_url}/v1/models/{served.model}   gRPC {served.grpc_target}"
+    )
     console.stderr.print(f"  {escape(served.curl)}", soft_wrap=True)
     console.stderr.print("  Ctrl-C stops it.", style="dim")
 

@@ -94,9 +94,7 @@ def _hashed(text: tf.Tensor) -> tf.Tensor:
     return tf.strings.to_hash_bucket_fast(text, 2**63 - 1)
 
 
-def channel_moments(
-    inputs: Mapping[str, Any], channels: int
-) -> tuple[tf.Tensor, tf.Tensor]:
+def channel_moments(inputs: Mapping[str, Any], channels: int) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns mean and standard deviation of train's pixels, float32 [channels] each.
 
     Worked out from the facts that ingest recorded, in one cheap pass that decodes nothing. Each

@@ -90,9 +90,7 @@ def read_classes(path: Path) -> tuple[str, ...]:
 def _quoted(text: str) -> str:
     """Returns `text` as a string literal of the text format, with what isn't printable escaped."""
     escapes = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t"}
-    shown = (
-        escapes.get(char) or (char if char.isprintable() else _octal(char)) for char in text
-    )
+    shown = (escapes.get(char) or (char if char.isprintable() else _octal(char)) for char in text)
     return '"' + "".join(shown) + '"'
 
 

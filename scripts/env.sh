@@ -74,8 +74,10 @@ else
 fi
 eval "$assignments"
 
+# What was installed: the sum of what decides it, and the extras (EXTRAS=gpu), which are remembered.
 stamp=$environment/.safelight-locked
-wanted=$(cat uv.lock pyproject.toml | cksum)
+extras=${EXTRAS-$(sed -n 2p "$stamp" 2>/dev/null || true)}
+wanted=$(cat uv.lock pyproject.toml | cksum; printf '%s' "$extras")
 if [ ! -f "$stamp" ] || [ "$(cat "$stamp")" != "$wanted" ]; then
     if [ -f "$stamp" ]; then
         say "Bringing ${environment#"$root"/} up to uv.lock."
@@ -84,7 +86,8 @@ if [ ! -f "$stamp" ] || [ "$(cat "$stamp")" != "$wanted" ]; then
             "Nothing is printed meanwhile."
     fi
     PATH="${python_path:+$python_path:}$PATH" UV_PROJECT_ENVIRONMENT=$environment \
-        "$UV" sync --quiet --locked --python "$python" --compile-bytecode || {
+        "$UV" sync --quiet --locked --python "$python" --compile-bytecode \
+        ${extras:+--extra "$extras"} || {
         diagnose
         exit 1
     }

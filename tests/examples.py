@@ -24,7 +24,7 @@ from pipeline.features import (
     SHA256,
 )
 
-# With an image named, TFX doesn't pack its own sources for workers that there aren't: 3 s each time.
+# With an image named, TFX doesn't pack its own sources for workers that there aren't: 3 s a time.
 BEAM_ARGS = [
     "--runner=DirectRunner",
     "--direct_running_mode=in_memory",
@@ -99,7 +99,10 @@ def artifact(kind: type[Artifact], uri: Path, splits: Iterable[str] = ()) -> Art
 
 
 def execute(
-    executor: type, inputs: Mapping[str, Artifact], outputs: Mapping[str, Artifact], **properties: Any
+    executor: type,
+    inputs: Mapping[str, Artifact],
+    outputs: Mapping[str, Artifact],
+    **properties: Any,
 ) -> None:
     """Runs an executor as TFX's launcher would, with Beam in this process."""
     arguments: dict[str, Any] = {}

@@ -1,7 +1,8 @@
-"""Builds a Kustomize folder as far as deploy/ uses it, so that every overlay is built in tests.
+"""Builds a Kustomize folder as far as deploy/ uses it, so that tests build every overlay.
 
-Follows Kustomize 5: resources, namespace, labels with selectors, images, JSON patches with a target,
-and ConfigMap generators with `behavior: merge`. Anything else in a kustomization is an error here.
+Follows Kustomize 5: resources, namespace, labels with selectors, images, JSON patches with a
+target, and ConfigMap generators with `behavior: merge`. Anything else in a kustomization is an
+error here.
 Where a `kustomize` binary is on the PATH, a test compares the two.
 """
 
@@ -71,9 +72,7 @@ def _generate(manifests: list[Manifest], generator: Manifest, folder: Path) -> N
         found["data"].update(data)
         return
     metadata = {"name": generator["name"], "annotations": {"generated": "yes"}}
-    manifests.append(
-        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data}
-    )
+    manifests.append({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data})
 
 
 def _label(manifests: list[Manifest], pairs: dict[str, str], selectors: bool) -> None:

@@ -108,8 +108,9 @@ def test_a_share_of_the_log(tmp_path, served):
 
 def test_a_log_that_cannot_be_written(tmp_path, served):
     log = RequestLog(tmp_path / "missing" / "log")
-    with RestClient(served.rest_url, NAME, log=log) as client, pytest.raises(
-        SafelightError, match="can't be written"
+    with (
+        RestClient(served.rest_url, NAME, log=log) as client,
+        pytest.raises(SafelightError, match="can't be written"),
     ):
         client.predict([exports.encoded("red", 1)])
 
@@ -158,7 +159,7 @@ def moody():
     """A server that is overloaded twice, then answers each status question."""
 
     class Handler(BaseHTTPRequestHandler):
-        def do_GET(self):  # noqa: N802 - the name that http.server calls
+        def do_GET(self):
             self.server.asked += 1
             ok = self.server.asked > 2
             body = json.dumps(

@@ -94,7 +94,9 @@ def test_images_are_pinned_and_the_same_everywhere(built):
 
 def test_selectors_meet_their_pods(built):
     templates = [
-        one["spec"]["template"]["metadata"]["labels"] for one in built if one["kind"] == "Deployment"
+        one["spec"]["template"]["metadata"]["labels"]
+        for one in built
+        if one["kind"] == "Deployment"
     ]
     for one in built:
         selector = {

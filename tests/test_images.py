@@ -10,6 +10,8 @@ import zlib
 import numpy as np
 import pytest
 import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from pipeline import decode, images
@@ -213,6 +215,33 @@ def _described(image: Image.Image) -> tuple[int, bytes]:
     return perceptual.describe(
         images.to_image(images.prepare(pictures.encoded(image, "PNG")).pixels)
     )
+
+
+_MAGICS = (
+    b"\xff\xd8\xff",
+    headers.PNG_MAGIC,
+    headers.PNG_MAGIC + b"\0\0\0\rIHDR",
+    b"GIF89a",
+    b"BM\x99\0\0\0\0\0\0\0\x36\0\0\0\x28\0\0\0",
+    b"RIFF\x40\0\0\0WEBPVP8 ",
+    b"RIFF\x40\0\0\0WEBPVP8L",
+    b"RIFF\x40\0\0\0WEBPVP8X",
+    b"II*\0\x08\0\0\0",
+    b"MM\0*\0\0\0\x08",
+    b"",
+)
+
+
+@settings(max_examples=500, deadline=None)
+@given(magic=st.sampled_from(_MAGICS), rest=st.binary(max_size=120))
+def test_any_header_gives_an_image_or_a_reason(magic, rest):
+    data = magic + rest
+    assert headers.describe(data[:64]) and headers.sniff(data[:64]) in (None, *headers.READ)
+    for read in (images.prepare, images.size_of):
+        try:
+            read(data)
+        except BadImage as bad:
+            assert bad.reason in images.REASONS and bad.detail
 
 
 def test_three_hundred_mutants_do_no_harm():

@@ -246,6 +246,15 @@ def test_max_images_takes_the_same_ones_and_mixes_classes(tmp_path):
     assert {entry.path for entry in small.entries} < {entry.path for entry in more.entries}
 
 
+def test_max_images_thins_out_known_problems_too(tmp_path):
+    class_folders(tmp_path, {"red": 40, "blue": 40})
+    for number in range(40):
+        (tmp_path / "red" / f"gone{number}.png").symlink_to(tmp_path / "nothing")
+    small = look(tmp_path, max_images=20)
+    assert 2 <= len(small.problems) <= 22
+    assert {problem.reason for problem in small.problems} == {"missing"}
+
+
 def test_scanning_imports_neither_tensorflow_nor_tfx(tmp_path):
     class_folders(tmp_path, {"red": 2, "blue": 2})
     code = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -17,7 +18,7 @@ import pytest
 from pipeline import report
 from pipeline.report import page, provenance, results
 from pipeline.report.collect import Record
-from tests import pages, reports
+from tests import graphs, pages, reports
 
 SECTIONS = [
     "outcome",
@@ -246,6 +247,25 @@ def test_the_same_workdir_gives_the_same_bytes(made):
     assert not list(record.run.root.glob(".*.new"))
 
 
+def test_a_report_made_again_is_the_same_and_needs_no_tensorflow(made):
+    record, _ = made
+    before = record.run.report.read_bytes()
+    script = (
+        "import sys; from pathlib import Path; from pipeline import report; "
+        "report.command(Path(sys.argv[1]), sys.argv[2]); "
+        "assert not {'tensorflow', 'tfx', 'apache_beam'} & set(sys.modules)"
+    )
+    environment = {**os.environ, "PYTHONHASHSEED": "7", "TZ": "Asia/Tokyo", "LC_ALL": "C"}
+    subprocess.run(
+        [sys.executable, "-c", script, str(record.workdir.root), record.run.root.name],
+        env=environment,
+        check=True,
+        capture_output=True,
+        timeout=120,
+    )
+    assert record.run.report.read_bytes() == before
+
+
 def test_results_from_predictions_alone_are_the_same(made):
     record, _ = made
     names, counts = results.confusion({}, record.predictions)
@@ -287,6 +307,24 @@ def test_a_damaged_table_is_said_and_the_rest_is_shown(made, tmp_path):
     assert found["mistakes"] is None and found["slices"] == []
     assert found["results"].test_examples == record.verdict["test_examples"]
     assert any("predictions.parquet" in said for said in found["unreadable"])
+
+
+def test_thumbnails_of_bad_files_are_shown_where_ingest_kept_them(made, tmp_path):
+    record, _ = made
+    folder = tmp_path / "report"
+    shutil.copytree(record.folder("ImageExampleGen", "ingest_report"), folder)
+    table = pq.read_table(folder / "quarantine.parquet")
+    kept = [graphs.encoded("red", 1), None]
+    pq.write_table(table.append_column("thumbnail", [kept]), folder / "quarantine.parquet")
+    run = reports.RunDir(tmp_path / "runs" / "again")
+    shutil.copytree(record.run.root, run.root)
+    artifacts = json.loads(run.artifacts.read_text())
+    artifacts["ImageExampleGen"]["ingest_report"] = str(folder)
+    run.artifacts.write_text(json.dumps(artifacts))
+    html = page.render.render("report.html.j2", page.sections(Record(record.workdir, run)))
+    [image] = [it for files in pages.read(html).all(class_="bad-files") for it in files.all("img")]
+    assert image.attributes["alt"] == "Quarantined: blue/empty.jpg"
+    assert image.attributes["src"].startswith("data:image/png;base64,")
 
 
 def test_a_blocked_run_says_exactly_why():

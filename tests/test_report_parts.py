@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pipeline.features import TRAIN
 from pipeline.ingest import wire
-from pipeline.report import figures, formats, records, shares
+from pipeline.report import figures, formats, records, seen, shares
 from pipeline.report.collect import without_secrets
 from pipeline.report.figures import Series
 from tests import graphs
@@ -45,6 +45,27 @@ def test_a_truncated_or_foreign_record_does_not_pass_for_an_image(tmp_path):
     with pytest.raises((wire.WireError, KeyError)):
         path.write_bytes(whole[:12] + b"\xff" * (len(whole) - 12))
         records.read(tmp_path, TRAIN, [0])
+
+
+def test_what_the_model_sees_is_its_graphs_and_is_remembered(tmp_path):
+    encoded = [graphs.encoded("red", number, size=48) for number in range(2)]
+    graph, cache = graphs.transform_graph(size=16), tmp_path / "cache"
+    found = seen.of(graph, encoded, cache)
+    assert [(it.width, it.height, it.pixelated) for it in found.pictures] == [(16, 16, True)] * 2
+    assert 0 <= found.low < found.high <= 1
+    [kept] = cache.iterdir()
+    kept.write_text(kept.read_text().replace('"low": ', '"low": 7'))
+    assert seen.of(graph, encoded, cache).low > 7, "it is read back, not made again"
+    assert seen.of(graph, encoded[:1], cache).low < 1, "other images are another question"
+    assert len(list(cache.iterdir())) == 2
+
+
+def test_only_the_newest_of_what_was_seen_is_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(seen, "_KEPT", 2)
+    graph = graphs.transform_graph(size=16)
+    for number in range(3):
+        seen.of(graph, [graphs.encoded("red", number)], tmp_path)
+    assert len(list(tmp_path.glob("seen-*.json"))) == 2
 
 
 def test_a_heat_map_has_a_cell_for_each_count():

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -284,25 +282,6 @@ def test_the_command_explains_what_it_cannot_report_on(workdir, tmp_path):
         report.command(workdir.root, "20250101T000000-aaba")
     with pytest.raises(UsageError, match="is the beginning of 2 runs; expected one"):
         report.command(workdir.root, "2025")
-
-
-def test_another_process_writes_the_same_bytes(workdir):
-    run = reports.new_run(workdir, workdir.root, "20250101T000000-aaaa")
-    tell(run, {"kind": "startup", "seconds": 5.0}, stage("Trainer", "start"))
-    before = report.write(workdir, run).read_bytes()
-    script = (
-        "import sys; from pathlib import Path; from pipeline import report; "
-        "report.command(Path(sys.argv[1]))"
-    )
-    environment = {**os.environ, "PYTHONHASHSEED": "7", "TZ": "Asia/Tokyo", "LC_ALL": "C"}
-    subprocess.run(
-        [sys.executable, "-c", script, str(workdir.root)],
-        env=environment,
-        check=True,
-        capture_output=True,
-        timeout=120,
-    )
-    assert run.report.read_bytes() == before
 
 
 def test_a_section_that_breaks_is_named_and_the_others_stay(workdir, monkeypatch):

@@ -41,7 +41,9 @@ def test_classes_come_back_in_their_order(classes):
 
 def test_more_classes_do_not_reorder_the_others():
     few = image_schema.classes_of(image_schema.parse(image_schema.completed(["dog", "cat"])))
-    more = image_schema.classes_of(image_schema.parse(image_schema.completed(["dog", "cat", "ant"])))
+    more = image_schema.classes_of(
+        image_schema.parse(image_schema.completed(["dog", "cat", "ant"]))
+    )
     assert more[: len(few)] == few
 
 

@@ -54,7 +54,9 @@ def test_rows(served, instance):
     assert first["score"] == max(first["probabilities"]) > 0.9
 
 
-@pytest.mark.parametrize("inputs", [[b64("red"), b64("blue")], {"image": [b64("red"), b64("blue")]}])
+@pytest.mark.parametrize(
+    "inputs", [[b64("red"), b64("blue")], {"image": [b64("red"), b64("blue")]}]
+)
 def test_columns(served, inputs):
     response = post(served, {"inputs": inputs, "signature_name": "serving_default"}, "/versions/1")
     assert response.json()["outputs"]["label"] == ["red", "blue"]
@@ -128,7 +130,9 @@ def test_new_versions_are_loaded_and_old_ones_dropped(tmp_path):
         shutil.copytree(incoming, base / ".2.incoming")
         (base / ".2.incoming").rename(base / "2")
         until_versions(served, ["2", "1"])
-        assert post(served, {"instances": [b64("blue")]}).json()["predictions"][0]["label"] == "green"
+        assert (
+            post(served, {"instances": [b64("blue")]}).json()["predictions"][0]["label"] == "green"
+        )
         old = post(served, {"instances": [b64("blue")]}, "/versions/1").json()
         assert old["predictions"][0]["label"] == "blue"
         shutil.copytree(incoming, base / ".3.incoming")
@@ -156,7 +160,10 @@ def until_versions(served, expected):
 def test_nothing_that_can_be_loaded(tmp_path):
     (tmp_path / NAME / "1").mkdir(parents=True)
     (tmp_path / NAME / "1" / "saved_model.pb").write_bytes(b"damaged")
-    with pytest.raises(SafelightError, match="could be loaded"), serve.development(NAME, tmp_path / NAME):
+    with (
+        pytest.raises(SafelightError, match="could be loaded"),
+        serve.development(NAME, tmp_path / NAME),
+    ):
         pass
 
 
@@ -165,10 +172,14 @@ def test_a_taken_port(base):
         other.bind((serve.LOOPBACK, 0))
         other.listen()
         port = other.getsockname()[1]
-        with pytest.raises(SafelightError, match=f"{port}.*--port"), serve.development(NAME, base, port):
+        with (
+            pytest.raises(SafelightError, match=f"{port}.*--port"),
+            serve.development(NAME, base, port),
+        ):
             pass
-        with pytest.raises(SafelightError, match=f"{port}.*--grpc-port"), serve.development(
-            NAME, base, grpc_port=port
+        with (
+            pytest.raises(SafelightError, match=f"{port}.*--grpc-port"),
+            serve.development(NAME, base, grpc_port=port),
         ):
             pass
 

@@ -328,7 +328,7 @@ def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
 
 @pytest.mark.slow
 def test_a_killed_child_resumes_at_the_last_finished_epoch(make_job: MakeJob) -> None:
-    settings = {"preset": "cifar10-cnn", "epochs": 40, "patience": 0, "learning_rate": 1e-4}
+    settings = {"preset": "cifar10-cnn", "epochs": 20, "patience": 0, "learning_rate": 1e-4}
     whole = make_job("whole", **settings)
     assert start(whole).wait(300) == 0
     killed = make_job("killed", checkpoints="kept", **settings)
@@ -338,7 +338,7 @@ def test_a_killed_child_resumes_at_the_last_finished_epoch(make_job: MakeJob) ->
     assert child.wait() == -signal.SIGKILL
     resumed = make_job("resumed", checkpoints="kept", **settings)
     assert start(resumed).wait(300) == 0
-    assert 0 < history_of(resumed)["resumed_from"] < 40
+    assert 0 < history_of(resumed)["resumed_from"] < 20
     for one, other in zip(weights_of(whole), weights_of(resumed), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 
 import pytest
+from tensorflow_metadata.proto.v0 import anomalies_pb2
 from tfx.components.example_validator.executor import Executor as ExampleValidatorExecutor
 from tfx.components.statistics_gen.executor import Executor as StatisticsGenExecutor
 from tfx.types.standard_artifacts import (
@@ -56,7 +58,11 @@ def broken() -> list:
 def validated(tmp_path_factory):
     """Runs StatisticsGen's and ExampleValidator's executors on two good splits and a broken one."""
     root = tmp_path_factory.mktemp("validated")
-    for split, rows in {"train": good("train", 6), "eval": good("eval", 4), "test": broken()}.items():
+    for split, rows in {
+        "train": good("train", 6),
+        "eval": good("eval", 4),
+        "test": broken(),
+    }.items():
         examples.write_split(root / "examples", split, rows)
     statistics = artifact(ExampleStatistics, root / "statistics")
     anomalies = artifact(ExampleAnomalies, root / "anomalies")
@@ -99,12 +105,11 @@ EVEN = {name: {"train": 6, "eval": 4, "test": 4} for name in CLASSES}
 
 
 def test_good_data_has_no_anomaly(validated):
-    from components.validation_gate import _read
-
-    statistics, anomalies = validated
-    from tensorflow_metadata.proto.v0 import anomalies_pb2
-
-    found = _read(anomalies, "SchemaDiff.pb", anomalies_pb2.Anomalies)
+    _, artifact_of_anomalies = validated
+    found = {}
+    for split in SPLITS:
+        file = Path(artifact_of_anomalies.uri) / f"Split-{split}" / "SchemaDiff.pb"
+        found[split] = anomalies_pb2.Anomalies.FromString(file.read_bytes())
     assert not found["train"].anomaly_info
     assert not found["eval"].anomaly_info
     assert set(found["test"].anomaly_info) == {
@@ -185,7 +190,12 @@ def test_even_data_passes_every_check():
         ({"a": of(1, 5, 9), "b": of(9, 5, 9)}, "few_images", "train", ["'a' has 1"]),
         ({"a": of(9, 5, 9), "b": {"test": 9}}, "unseen_labels", "test", ["'b'", "no model"]),
         ({"a": of(9, 5, 9), "b": of(0, 3, 0), "c": of(9, 5, 9)}, "unseen_labels", "eval", ["'b'"]),
-        ({"a": of(2100, 5, 9), "b": of(100, 5, 9)}, "imbalance", "train", ["21.0 times", "at most 20"]),
+        (
+            {"a": of(2100, 5, 9), "b": of(100, 5, 9)},
+            "imbalance",
+            "train",
+            ["21.0 times", "at most 20"],
+        ),
         (
             {"a": of(500, 100, 400), "b": of(500, 100, 100)},
             "split_mix",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 from pipeline.config import Ingest
@@ -220,11 +221,16 @@ def _one_class(listing: Listing, data: str, label: str) -> str:
 
 
 def _limited(listing: Listing, most: int) -> Listing:
-    """Keeps the `most` entries with the smallest hashes, in the order of their paths."""
-    entries = listing.entries
-    if most and len(entries) > most:
-        kept = sorted(entries, key=lambda entry: path_hash(entry.id))[:most]
-        entries = sorted(kept, key=lambda entry: (entry.path, entry.offset))
-    return Listing(
-        listing.form, listing.root, entries, listing.problems, listing.ignored, listing.given
+    """Keeps the `most` entries with the smallest hashes, in the order of their paths.
+
+    Known problems are thinned out alike, so that their share of the data stays what it is.
+    """
+    if not most or len(listing.entries) <= most:
+        return listing
+    ranked = sorted(listing.entries, key=lambda entry: path_hash(entry.id))[:most]
+    last = path_hash(ranked[-1].id)
+    return replace(
+        listing,
+        entries=sorted(ranked, key=lambda entry: (entry.path, entry.offset)),
+        problems=[problem for problem in listing.problems if path_hash(problem.path) <= last],
     )

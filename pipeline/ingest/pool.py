@@ -19,15 +19,22 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from types import TracebackType
 
+from pipeline.config import Ingest
 from pipeline.errors import SafelightError
 from pipeline.ingest.child import FRAME, Bad, Good, Result, Settings
-from pipeline.ingest.entries import Entry
+from pipeline.ingest.entries import Entry, Listing
 
 CHUNK_BYTES = 2 * 2**20
 CHUNK_FILES = 128
 START_TIMEOUT = 120.0
+
+
+# Where the encoded image and the label are looked for in foreign TFRecords.
+RECORD_IMAGE = ("image/encoded", "image", "image_raw")
+RECORD_LABEL = ("image/class/text", "label", "image/class/label")
 
 
 class _Died(Exception):
@@ -44,6 +51,26 @@ def chunks(entries: Sequence[Entry]) -> Iterator[Sequence[Entry]]:
         total += entry.size
     if start < len(entries):
         yield entries[start:]
+
+
+def settings_for(found: Listing, options: Ingest, unpacked: Path | None = None) -> Settings:
+    """Returns what the children need to know of the configuration and of the data.
+
+    Args:
+      found: the listing.
+      options: the `ingest` section.
+      unpacked: where compressed TFRecords were unpacked, if they were.
+    """
+    return Settings(
+        root=os.fsencode(found.root),
+        min_side=options.min_side,
+        max_pixels=options.max_pixels,
+        describe=options.near_duplicates != "off",
+        record_image=(options.record_image,) if options.record_image else RECORD_IMAGE,
+        record_label=(options.record_label,) if options.record_label else RECORD_LABEL,
+        record_group=(options.record_group,) if options.record_group else (),
+        unpacked=b"" if unpacked is None else os.fsencode(unpacked),
+    )
 
 
 def worker_count(wanted: int, files: int) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import importlib
+import os
 import re
 import struct
 import zlib
@@ -96,6 +97,18 @@ def index(path: bytes) -> Iterator[tuple[int, int]]:
 def opened(path: bytes) -> BinaryIO | gzip.GzipFile:
     """Opens a TFRecord file, unpacking gzip (which its first bytes tell, not its name)."""
     return gzip.open(path, "rb") if is_packed(path) else open(path, "rb")
+
+
+def unpack_all(found: Listing, folder: Path) -> None:
+    """Unpacks compressed TFRecords below `folder`: their records are read in any order."""
+    if found.form != "tfrecords":
+        return
+    for path in sorted({entry.path for entry in found.entries}):
+        source = absolute(found.root, path)
+        if is_packed(source):
+            target = folder / os.fsdecode(path)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            unpack(source, os.fsencode(target))
 
 
 def unpack(path: bytes, target: bytes) -> None:

@@ -47,7 +47,8 @@ def check_data(data: str, options: Kubeflow) -> list[str]:
         if data.startswith(_BUCKET):
             return []
         return [
-            f"data is {data!r}; with kubeflow.data = bucket it is a gs://, s3:// or minio:// folder."
+            f"data is {data!r}; with kubeflow.data = bucket it is a gs://, s3:// or minio:// "
+            "folder."
         ]
     if _below_a_volume(data, options):
         return []

@@ -19,9 +19,7 @@ _OUTCOMES: Mapping[int, Outcome] = {3: "not_blessed", 4: "invalid_data"}
 _SUCCEEDED = ("SUCCEEDED", "COMPLETE")
 
 
-def run(
-    given: ExecutorInput, workdir: Workdir, record: Record, nodes: Sequence[str]
-) -> Result:
+def run(given: ExecutorInput, workdir: Workdir, record: Record, nodes: Sequence[str]) -> Result:
     """Writes result.json and the report, and gives the report to the server's pages.
 
     Args:

@@ -23,7 +23,7 @@ _UNKNOWN: dict[str, Any] = {
 
 
 def nodes(config: Config, given: Given | None = None) -> list[BaseNode]:
-    """Returns the graph's nodes in the order that the data flows; without `given`, for compiling."""
+    """Returns the graph's nodes in the order that the data flows; for compiling without `given`."""
     if given is None:
         given = Given(
             data="",

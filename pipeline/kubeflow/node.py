@@ -55,9 +55,7 @@ def run(node: Node, given: ExecutorInput, workdir: Workdir, record: Record) -> d
       SafelightError: an input is missing, or what the executor raises.
     """
     inputs = {key: [to_tfx(_slot(given, key), path, True)] for key, path in node.inputs.items()}
-    outputs = {
-        key: [to_tfx(given.outputs[key], path, False)] for key, path in node.outputs.items()
-    }
+    outputs = {key: [to_tfx(given.outputs[key], path, False)] for key, path in node.outputs.items()}
     if names.IMPORTED in given.inputs:
         settle(given.inputs[names.IMPORTED].path)
     try:
@@ -75,7 +73,7 @@ def run(node: Node, given: ExecutorInput, workdir: Workdir, record: Record) -> d
     if names.BLESSED in given.output_parameters:
         metadata.update(_verdict(given, Path(outputs["blessing"][0].uri)))
     write_output(given, metadata)
-    return _shown(list(metadata[key] for key in outputs)[-1])
+    return _shown(metadata[list(outputs)[-1]])
 
 
 def keep_inputs(node: Node, given: ExecutorInput, record: Record) -> None:
@@ -143,6 +141,4 @@ def _verdict(given: ExecutorInput, blessing: Path) -> dict[str, dict[str, Any]]:
 
 
 def _shown(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        key: value for key, value in metadata.items() if isinstance(value, (int, float, str))
-    }
+    return {key: value for key, value in metadata.items() if isinstance(value, (int, float, str))}

@@ -11,7 +11,6 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -107,9 +106,7 @@ def settle(folder: Path) -> None:
         os.utime(path, (0, 0), follow_symlinks=False)
 
 
-def resolve(
-    config: Config, found: Scan, workdir: Workdir, champion: str, run_name: str
-) -> Request:
+def resolve(config: Config, found: Scan, workdir: Workdir, champion: str, run_name: str) -> Request:
     """Returns the request of this run; the workdir must be held.
 
     Args:
@@ -211,7 +208,7 @@ def _give_properties(given: ExecutorInput, workdir: Workdir, request: Request) -
         write_parameter(given, spec.properties_key(node.id), graph.properties(node, config))
 
 
-def _lineage(request: Request) -> Mapping[str, Any]:
+def _lineage(request: Request) -> dict[str, Any]:
     kept = {key: request.inputs[key] for key in ("known_classes", "champion")}
     return {**request.lineage, **kept}
 

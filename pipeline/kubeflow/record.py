@@ -138,8 +138,8 @@ def open_record(workdir: Workdir, megabytes: int, create: bool = False) -> Recor
         return Record(RunDir(found[-1]), limit)
     if not create:
         raise SafelightError(
-            f"There is no record of run {short} in {workdir.runs}: its first step, {names.PREPARE}, "
-            "did not come to write one. See that step's log."
+            f"There is no record of run {short} in {workdir.runs}: its first step, "
+            f"{names.PREPARE}, did not come to write one. See that step's log."
         )
     stamp = runs.new_run_id().rpartition("-")[0]
     return Record(RunDir(workdir.runs / f"{stamp}-{short}"), limit)

@@ -22,7 +22,11 @@ SCHEMA_VERSION = "2.1.0"
 ENTRYPOINT = ("python", "-m", "pipeline.kubeflow.entrypoint")
 
 # What the server's pages know how to show; everything else is a plain artifact.
-_SYSTEM_TYPES = {"Examples": "system.Dataset", "Model": "system.Model", "PushedModel": "system.Model"}
+_SYSTEM_TYPES = {
+    "Examples": "system.Dataset",
+    "Model": "system.Model",
+    "PushedModel": "system.Model",
+}
 # Never from the cache: what they say depends on what is served now, or belongs to this run alone.
 _NEVER_CACHED = ("BlessingGate", "Pusher")
 # A second try finds the same data bad.
@@ -58,7 +62,9 @@ def pipeline_spec(config: Config, nodes: Sequence[BaseNode], sdk: str, data: str
     parameters = _parameters(data)
     components[names.component(names.GROUP)] = {
         "dag": {"tasks": tasks},
-        "inputDefinitions": {"parameters": {key: {"parameterType": "STRING"} for key in parameters}},
+        "inputDefinitions": {
+            "parameters": {key: {"parameterType": "STRING"} for key in parameters}
+        },
     }
     spec = {
         "pipelineInfo": {"name": options.name},
@@ -118,7 +124,9 @@ def _report_task() -> Spec:
         "taskInfo": {"name": names.REPORT},
         "cachingOptions": {},
         "dependentTasks": [names.GROUP],
-        "inputs": {"parameters": {names.STATUS: {"taskFinalStatus": {"producerTask": names.GROUP}}}},
+        "inputs": {
+            "parameters": {names.STATUS: {"taskFinalStatus": {"producerTask": names.GROUP}}}
+        },
         "triggerPolicy": {"strategy": "ALL_UPSTREAM_TASKS_COMPLETED"},
     }
 
@@ -134,9 +142,7 @@ def _add_report(
         "outputDefinitions": {"artifacts": {names.HTML: _artifact("system.HTML")}},
     }
     ids = json.dumps([node.id for node in nodes])
-    executors[names.executor(names.REPORT)] = _container(
-        options, {}, "report", "--nodes", ids
-    )
+    executors[names.executor(names.REPORT)] = _container(options, {}, "report", "--nodes", ids)
 
 
 def _add_importer(tasks: Spec, components: Spec, executors: Spec) -> None:
@@ -322,7 +328,9 @@ def _give_imported(task: Spec, component: Spec, options: Kubeflow) -> None:
     """Has the launcher download the data before the step, where it lies in a bucket."""
     if options.data != "bucket":
         return
-    artifact = {"taskOutputArtifact": {"producerTask": names.IMPORT, "outputArtifactKey": names.IMPORTED}}
+    artifact = {
+        "taskOutputArtifact": {"producerTask": names.IMPORT, "outputArtifactKey": names.IMPORTED}
+    }
     task["inputs"].setdefault("artifacts", {})[names.IMPORTED] = artifact
     task["dependentTasks"] = sorted({*task.get("dependentTasks", ()), names.IMPORT})
     definitions = component["inputDefinitions"].setdefault("artifacts", {})

@@ -125,7 +125,11 @@ class Versions:
         with self._lock:
             number = max(self._loaded, default=None) if version is None else version
             if number is None or number not in self._loaded:
-                which = f"Latest({self.name})" if version is None else f"Specific({self.name}, {version})"
+                which = (
+                    f"Latest({self.name})"
+                    if version is None
+                    else f"Specific({self.name}, {version})"
+                )
                 raise Refused("NOT_FOUND", f"Servable not found for request: {which}")
             return self._loaded[number]
 

@@ -119,7 +119,8 @@ async def _read(request: Request) -> bytes:
         body += chunk
         if len(body) > MAX_BODY_BYTES:
             raise Refused(
-                "INVALID_ARGUMENT", f"The request is larger than {MAX_BODY_BYTES} bytes: send fewer images at once"
+                "INVALID_ARGUMENT",
+                f"The request is larger than {MAX_BODY_BYTES} bytes: send fewer images at once",
             )
     return bytes(body)
 
@@ -161,9 +162,7 @@ def _from_columns(inputs: Any, signature: meta_graph_pb2.SignatureDef) -> dict[s
 
 def _only_input(signature: meta_graph_pb2.SignatureDef) -> str:
     if len(signature.inputs) != 1:
-        raise Refused(
-            "INVALID_ARGUMENT", f"name the inputs: {', '.join(sorted(signature.inputs))}"
-        )
+        raise Refused("INVALID_ARGUMENT", f"name the inputs: {', '.join(sorted(signature.inputs))}")
     return str(next(iter(signature.inputs)))
 
 

@@ -61,7 +61,7 @@ def _version(versions: Versions, spec: Any) -> Version:
     return versions.get(spec.version.value if spec.HasField("version") else None)
 
 
-class _Predict(prediction_service_pb2_grpc.PredictionServiceServicer):  # type: ignore[misc]
+class _Predict(prediction_service_pb2_grpc.PredictionServiceServicer):
     def __init__(self, versions: Versions) -> None:
         self._versions = versions
 
@@ -98,7 +98,7 @@ class _Predict(prediction_service_pb2_grpc.PredictionServiceServicer):  # type: 
         return response
 
 
-class _Status(model_service_pb2_grpc.ModelServiceServicer):  # type: ignore[misc]
+class _Status(model_service_pb2_grpc.ModelServiceServicer):
     def __init__(self, versions: Versions) -> None:
         self._versions = versions
 
@@ -120,9 +120,7 @@ class _Status(model_service_pb2_grpc.ModelServiceServicer):  # type: ignore[misc
         return response
 
 
-def _fill_spec(
-    spec: model_pb2.ModelSpec, name: str, version: Version, signature: str = ""
-) -> None:
+def _fill_spec(spec: model_pb2.ModelSpec, name: str, version: Version, signature: str = "") -> None:
     spec.name = name
     spec.version.value = version.number
     spec.signature_name = signature

@@ -190,7 +190,9 @@ class Launcher:
             shutil.copyfile(source, target)
 
     def _collect_parameters(self, slots: Slots) -> Json:
-        missing = [key for key in slots.output_parameters if not self._parameter_file(key).is_file()]
+        missing = [
+            key for key in slots.output_parameters if not self._parameter_file(key).is_file()
+        ]
         if missing:
             raise FileNotFoundError(f"failed to read output parameters {missing}")
         return {key: self._parameter_file(key).read_text() for key in slots.output_parameters}

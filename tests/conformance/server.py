@@ -130,9 +130,7 @@ class _Work:
         for task in _in_order(tasks):
             spec = tasks[task]
             before = [self.tasks[one] for one in spec.get("dependentTasks", [])]
-            if _is_exit_task(spec):
-                self.tasks[task] = self._task(task, spec, inputs)
-            elif all(one.succeeded for one in before):
+            if _is_exit_task(spec) or all(one.succeeded for one in before):
                 self.tasks[task] = self._task(task, spec, inputs)
             else:
                 self.tasks[task] = TaskRun("OMITTED")
@@ -222,9 +220,7 @@ class _Work:
             self._server._cache[key] = done
         return done
 
-    def _try(
-        self, name: str, task: Json, container: Json, platform: Json, slots: Slots
-    ) -> TaskRun:
+    def _try(self, name: str, task: Json, container: Json, platform: Json, slots: Slots) -> TaskRun:
         most = 1 + task.get("retryPolicy", {}).get("maxRetryCount", 0)
         log = ""
         for attempt in range(most):
@@ -269,7 +265,9 @@ def _root_inputs(definitions: Json, given: Mapping[str, Any]) -> Json:
     unknown = set(given) - set(definitions)
     if unknown:
         raise ValueError(f"unknown parameters: {sorted(unknown)}")
-    inputs = {key: spec["defaultValue"] for key, spec in definitions.items() if "defaultValue" in spec}
+    inputs = {
+        key: spec["defaultValue"] for key, spec in definitions.items() if "defaultValue" in spec
+    }
     inputs.update(given)
     missing = set(definitions) - set(inputs)
     if missing:
@@ -316,7 +314,8 @@ def _cache_key(slots: Slots, component: Json, container: Json, platform: Json) -
         "inputArtifactNames": {name: one["name"] for name, one in slots.inputs.items()},
         "inputParameterValues": slots.parameters,
         "outputArtifactsSpec": {
-            name: {k: v for k, v in one.items() if k != "uri"} for name, one in slots.outputs.items()
+            name: {k: v for k, v in one.items() if k != "uri"}
+            for name, one in slots.outputs.items()
         },
         "outputParametersSpec": component.get("outputDefinitions", {}).get("parameters", {}),
         "image": container["image"],
