@@ -11,6 +11,7 @@ from typing import Any
 import tensorflow as tf
 from PIL import Image
 from tfx.dsl.components.base.base_beam_executor import BaseBeamExecutor
+from tfx.dsl.components.base.base_executor import BaseExecutor
 from tfx.types.artifact import Artifact
 
 from pipeline import images
@@ -99,7 +100,7 @@ def artifact(kind: type[Artifact], uri: Path, splits: Iterable[str] = ()) -> Art
 
 
 def execute(
-    executor: type,
+    executor: type[BaseExecutor],
     inputs: Mapping[str, Artifact],
     outputs: Mapping[str, Artifact],
     **properties: Any,

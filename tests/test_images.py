@@ -134,6 +134,16 @@ def test_damage_that_pillow_reads_over_is_repaired():
     np.testing.assert_array_equal(fuzz_images.as_trained(prepared.encoded, 3), prepared.pixels)
 
 
+def test_a_progressive_jpeg_without_its_last_scans_is_repaired():
+    """What is missing is smoothed over, and each version of libjpeg has its own way."""
+    whole = KEPT["progressive.jpg"]
+    scans = [place for place in range(len(whole)) if whole.startswith(b"\xff\xda", place)]
+    tables = whole.rindex(b"\xff\xc4", 0, scans[-1])
+    prepared = images.prepare(whole[:tables] + b"\xff\xd9")
+    assert prepared.converted == "repaired"
+    np.testing.assert_array_equal(fuzz_images.as_trained(prepared.encoded, 3), prepared.pixels)
+
+
 def test_inks_without_adobes_marker_are_stored_as_pillow_reads_them():
     prepared = images.prepare(KEPT["cmyk.jpg"].replace(b"Adobe", b"Other"))
     assert prepared.converted == "repaired"

@@ -53,37 +53,67 @@ def is_plain(data: bytes, form: str) -> bool:
 
 def _plain_jpeg(data: bytes) -> bool:
     """Walks all segments and scans up to the end of the image, on which TensorFlow insists."""
+    frame = b""
+    progressive = adobe = False
+    scans: list[bytes] = []
+    for segment in _jpeg_segments(data):
+        if segment is None:
+            return False
+        marker, body = segment
+        if marker in _SOF_DECODED:
+            if frame or len(body) < 6 or body[0] != 8 or body[5] not in (1, 3, 4):
+                return False
+            frame, progressive = body, marker == 0xC2
+        elif marker == 0xDA:
+            scans.append(body)
+        elif marker == 0xEE:
+            adobe = adobe or body[:5] == b"Adobe"
+    if not frame or (progressive and not _every_bit_sent(frame, scans)):
+        return False
+    # Without Adobe's marker the decoders differ on whether the inks are inverted.
+    return frame[5] < 4 or adobe
+
+
+def _jpeg_segments(data: bytes) -> Iterator[tuple[int, bytes] | None]:
+    """Yields (marker, body) of each segment up to the end of the image, None for a wrong one."""
     position = 2
-    components = 0
-    adobe = False
-    while position + 4 <= len(data):
+    while position + 2 <= len(data):
         marker = data[position + 1]
         if data[position] != 0xFF or marker in _SOF_OTHERS:
-            return False
-        if marker == 0xD9:
             break
+        if marker == 0xD9:
+            return
         length = int.from_bytes(data[position + 2 : position + 4], "big")
         body = data[position + 4 : position + 2 + length]
         if length < 2 or len(body) != length - 2:
-            return False
-        if marker in _SOF_DECODED:
-            if components or length < 8 or body[0] != 8 or body[5] not in (1, 3, 4):
-                return False
-            components = body[5]
-        adobe = adobe or (marker == 0xEE and body[:5] == b"Adobe")
+            break
+        yield marker, body
         position += 2 + length
         if marker == 0xDA:
             # Within a scan only stuffed zeros and restarts are at home.
             following = _IN_SCAN.search(data, position)
             if following is None:
-                return False
+                break
             position = following.start()
-    # Without Adobe's marker the decoders differ on whether the inks are inverted.
-    return (
-        components > 0
-        and data[position : position + 2] == b"\xff\xd9"
-        and (components < 4 or adobe)
-    )
+    yield None
+
+
+def _every_bit_sent(frame: bytes, scans: list[bytes]) -> bool:
+    """Says whether a progressive JPEG's scans send every coefficient to its last bit.
+
+    Where they don't, libjpeg smooths between blocks, and its versions do that differently.
+    """
+    components = {frame[place] for place in range(6, len(frame), 3)}
+    missing = {(component, index) for component in components for index in range(64)}
+    for scan in scans:
+        count = scan[0] if scan else 0
+        if len(scan) != 4 + 2 * count:
+            return False
+        first, last, bits = scan[-3:]
+        if bits & 15 == 0:
+            named = scan[1 : 1 + 2 * count : 2]
+            missing -= {(component, i) for component in named for i in range(first, last + 1)}
+    return not missing
 
 
 def _png_chunks(data: bytes) -> Iterator[tuple[bytes, memoryview] | None]:

@@ -64,13 +64,7 @@ def merge(config: Config, overrides: str) -> Config:
     lines = [line.strip() for line in overrides.splitlines() if line.strip()]
     if not lines:
         return config
-    if any(line.startswith("[") for line in lines):
-        with tempfile.NamedTemporaryFile("w", suffix=".toml", encoding="utf-8") as file:
-            file.write(overrides)
-            file.flush()
-            effective = _without_path(file.name)
-    else:
-        effective = configuration.load(None, [line for line in lines if line[0] != "#"])
+    effective = _read(overrides, lines)
     merged = config.model_dump()
     for key in effective.origins:
         section, name = key.split(".", 1)
@@ -213,10 +207,19 @@ def _lineage(request: Request) -> dict[str, Any]:
     return {**request.lineage, **kept}
 
 
-def _without_path(name: str) -> configuration.Effective:
-    try:
-        return configuration.load(name)
-    except ConfigError as error:
-        # The person knows the parameter, not the file that it was put into.
-        text = str(error).replace(f"profile {name}", names.OVERRIDES).replace(name, names.OVERRIDES)
-        raise ConfigError(text, error.reasons) from None
+def _read(overrides: str, lines: list[str]) -> configuration.Effective:
+    """Reads the overrides; what is wrong is told in terms of the parameter that they came by."""
+    with tempfile.NamedTemporaryFile("w", suffix=".toml", encoding="utf-8") as file:
+        file.write(overrides)
+        file.flush()
+        try:
+            if any(line.startswith("[") for line in lines):
+                return configuration.load(file.name)
+            return configuration.load(None, [line for line in lines if line[0] != "#"])
+        except ConfigError as error:
+            text = str(error)
+            for origin in (f"profile {file.name}", file.name, "--set "):
+                text = text.replace(
+                    origin, f"{names.OVERRIDES}: " if origin[0] == "-" else "overrides"
+                )
+            raise ConfigError(text, error.reasons) from None

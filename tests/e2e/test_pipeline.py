@@ -64,7 +64,7 @@ def test_the_pushed_model_predicts(first, data, tmp_path):
     assert ended.code == 0, ended.stderr
     rows = ended.result["predictions"]
     assert len(rows) == 6
-    assert all(Path(row["image"]).parent.name == row["label"] for row in rows)
+    assert all(Path(row["path"]).parent.name == row["label"] for row in rows)
     assert len(output.read_text().splitlines()) == 7
 
 
