@@ -47,8 +47,9 @@ def command(
     model_dir = find_model(workdir, model)
     classes = [str(name) for name in read_facts(model_dir)["classes"]]
     found = find_images(paths)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    with console.stderr.status("loading the model") as status:
+    console.stderr.print("loading the model", style="dim")
+    _import_tensorflow()
+    with console.stderr.status("predicting") as status:
         answered = list(
             predict(found, model_dir, lambda done, n: status.update(f"{done:,} of {n:,} images"))
         )
@@ -69,6 +70,19 @@ def command(
             "Not one of the files is an image that can be used.",
             [f"{one.path}: {one.reason}: {one.detail}" for one in bad[:5]],
         )
+
+
+def _import_tensorflow() -> None:
+    """Imports TensorFlow; what its native code prints before it has a logger goes nowhere."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    shown = os.dup(2)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        import tensorflow  # noqa: F401
+    finally:
+        os.dup2(shown, 2)
+        os.close(shown)
 
 
 def find_model(workdir: Path | None, model: Path | None = None) -> Path:
