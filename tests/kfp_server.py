@@ -120,7 +120,9 @@ class _Handler(BaseHTTPRequestHandler):
         head = f"Content-Type: {self.headers['Content-Type']}\r\n\r\n".encode()
         message = email.parser.BytesParser(policy=email.policy.default).parsebytes(head + body)
         [part] = [one for one in message.iter_parts() if one.get_filename()]
-        text = part.get_payload(decode=True).decode()
+        content = part.get_payload(decode=True)
+        assert isinstance(content, bytes)
+        text = content.decode()
         components.load_component_from_text(text)
         self.state.packages.append(text)
         [name] = query["name"]
