@@ -169,3 +169,40 @@ def test_kustomize_builds_the_same(folder):
         return sorted(hashed.sub(r"\1-HASH", text) for text in texts)
 
     assert normal(kustomize.build(folder)) == normal(theirs)
+
+
+def stages():
+    """Returns {name: (base, instructions)} of the Dockerfile's stages."""
+    text = re.sub(r"\\\n", " ", (DEPLOY / "Dockerfile").read_text())
+    found = {}
+    for line in text.splitlines():
+        start = re.fullmatch(r"FROM (\S+) AS (\S+)", line)
+        if start:
+            found[start[2]] = (start[1], [])
+            name = start[2]
+        elif found and line and not line.startswith("#"):
+            found[name][1].append(line.strip())
+    return found
+
+
+def test_the_image_ends_without_build_tools_and_without_root():
+    found = stages()
+    base, lines = found["cpu"]
+    assert base == "scratch"
+    assert {"USER 65532:65532", "COPY --from=runtime / /"} <= set(lines)
+    assert not any(line.startswith("RUN") for line in lines)
+    assert found["gpu"] == ("cpu", ["COPY --from=build-gpu /opt/safelight /opt/safelight"])
+    trimmed = " ".join(found["runtime"][1])
+    for tool in ("g++", "gcc", "make", "python3-dev"):
+        assert re.search(rf"purge [^&]*(?<!\S){re.escape(tool)}(?!\S)", trimmed), tool
+
+
+def test_the_image_has_the_locked_packages_and_all_of_the_code():
+    lines = stages()["build"][1]
+    assert any("uv sync --locked --no-dev" in line for line in lines)
+    sent = (DEPLOY.parent / ".dockerignore").read_text().split()
+    for name in ("pipeline", "components", "schemas"):
+        assert f"COPY {name} {name}" in lines
+        assert f"!{name}" in sent
+    for name in ("pyproject.toml", "uv.lock", "README.md", "LICENSE"):
+        assert f"!{name}" in sent
