@@ -31,6 +31,7 @@ help:
 	@echo "  make lint           lint, types and layers alone"
 	@echo "  make format         formats the code and sorts its imports"
 	@echo "  make smoke-current  the other lane (TFX 1.21) in a Debian 13 root folder, as root"
+	@echo "  make image          builds deploy/Dockerfile by buildah, as root"
 	@echo "  make clean          removes what tests and linters left, and the demo's workdir"
 	@echo "  make distclean      also removes .venv/, .tools/ and .cache/"
 	@echo
@@ -74,6 +75,10 @@ smoke-current:
 .PHONY: smoke
 smoke:
 	$(RUN) sh scripts/smoke.sh
+
+.PHONY: image
+image:
+	@sh scripts/image.sh cpu
 
 .PHONY: clean
 clean:

@@ -18,9 +18,17 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from pipeline import cluster, console, runs
 from pipeline import config as configuration
-from pipeline import console, runs
 from pipeline.errors import SafelightError
+from pipeline.options import (
+    JsonOption,
+    ProfileOption,
+    SetOption,
+    VerboseOption,
+    WaitOption,
+    WorkdirOption,
+)
 from pipeline.runs import Outcome, Result
 from pipeline.workdir import open_workdir
 
@@ -34,25 +42,7 @@ app = typer.Typer(
     add_completion=False,
 )
 
-WorkdirOption = Annotated[
-    Path, typer.Option("--workdir", "-w", help="Holds all that belongs to these runs.")
-]
-ProfileOption = Annotated[
-    str | None, typer.Option(help="A shipped profile's name, or a TOML file of your own.")
-]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Set a key; may be repeated."),
-]
-JsonOption = Annotated[
-    bool, typer.Option("--json", help="Print the result as one JSON object, the last line.")
-]
-VerboseOption = Annotated[
-    bool, typer.Option("--verbose", help="Show what TensorFlow, Beam and TFX print.")
-]
-WaitOption = Annotated[
-    bool, typer.Option("--wait", help="Wait for the workdir where somebody else holds it.")
-]
+cluster.register(app)
 
 _OUTCOMES: dict[int, Outcome] = {4: "invalid_data"}
 _debug = False

@@ -668,7 +668,7 @@ def test_near_duplicates_are_found_across_splits_and_confirmed():
     thumbs = rng.integers(0, 256, (400, 768)).astype(np.uint8)
     sides = np.array([0] * 300 + [2] * 100, np.int8)
     for train, test, bits in ((5, 310, 0), (6, 320, 4), (7, 330, 5)):
-        hashes[test] = hashes[train] ^ np.uint64(sum(1 << (13 * bit) for bit in range(bits)))
+        hashes[test] = hashes[train] ^ np.uint64(sum(1 << (12 * bit) for bit in range(bits)))
         thumbs[test] = thumbs[train]
     hashes[340] = hashes[8]  # the same hash, another picture
     hashes[9], thumbs[9] = hashes[10], thumbs[10]  # the same, but in one split

@@ -208,6 +208,7 @@ def test_what_set_up_lacks_is_said_with_the_fix(bare, script, programs, words):
 @pytest.mark.current
 def test_a_command_runs_in_the_locked_environment_and_writes_bytecode():
     environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": "/nowhere"}
+    environment.pop("SAFELIGHT_QUIET", None)  # `make test` sets it
     code = "import sys; print(sys.prefix, sys.dont_write_bytecode, '/nowhere' in sys.path)"
     done = subprocess.run(
         ["sh", ROOT / "scripts" / "env.sh", "python", "-c", code],

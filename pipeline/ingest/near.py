@@ -1,14 +1,15 @@
 """Near duplicates across splits: suspected by perceptual hash, confirmed on small pictures.
 
-Two hashes within MAX_DISTANCE bits agree in at least one of MAX_DISTANCE + 1 bands (the
-pigeonhole principle), so that only images that share a band are compared. On handwriting a third
-of all images have a neighbour within 4 bits, and nearly none of them is a duplicate: what decides
-is the difference between the thumbnails' pixels.
+Two hashes within MAX_DISTANCE bits agree in at least two of MAX_DISTANCE + 2 bands (the
+pigeonhole principle), so that only images that share a pair of bands are compared. On handwriting
+a third of all images have a neighbour within 4 bits, and nearly none of them is a duplicate: what
+decides is the difference between the thumbnails' pixels.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
@@ -18,10 +19,14 @@ MAX_DISTANCE = 4
 # Mean absolute difference of thumbnails, in levels of 255, once their mean brightness agrees.
 MAX_DIFFERENCE = 3.0
 MAX_SHIFT = 24.0
-# A band that thousands of images share (blank pages, say) is searched in part: its cost is bounded.
-MAX_IN_BAND = 2000
+# Keys that thousands of images share (blank pages, say) are searched in part: the cost is bounded.
+MAX_NEIGHBOURS = 200
 
-_BANDS = tuple((13 * band, min(13, 64 - 13 * band)) for band in range(MAX_DISTANCE + 1))
+_WIDTHS = (11, 11, 11, 11, 10, 10)
+_BANDS = tuple(
+    np.uint64(((1 << width) - 1) << sum(_WIDTHS[:place])) for place, width in enumerate(_WIDTHS)
+)
+_MASKS = tuple(one | other for one, other in combinations(_BANDS, 2))
 _POPCOUNT = np.array([bin(value).count("1") for value in range(1 << 16)], np.uint8)
 
 
@@ -67,28 +72,21 @@ def pairs(
 def _candidates(
     hashes: npt.NDArray[np.uint64], splits: npt.NDArray[np.int8]
 ) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
-    """Yields arrays of positions, pairwise from two splits, whose hashes share a band."""
-    for shift, width in _BANDS:
-        band = (hashes >> np.uint64(shift)) & np.uint64((1 << width) - 1)
-        order = np.argsort(band, kind="stable")
-        starts = np.flatnonzero(np.diff(band[order], prepend=band[order[:1]] + np.uint64(1)))
-        for start, end in zip(starts, np.append(starts[1:], len(order)), strict=True):
-            if end - start < 2:
-                continue
-            members = order[start:end]
-            # Neighbours in the whole hash are the likeliest: a crowded band is cut along it.
-            members = members[np.argsort(hashes[members], kind="stable")]
-            for first in range(0, len(members), MAX_IN_BAND):
-                yield from _across(members[first : first + MAX_IN_BAND], splits)
-
-
-def _across(
-    members: npt.NDArray[np.int64], splits: npt.NDArray[np.int8]
-) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
-    for split in np.unique(splits[members])[1:]:
-        there = members[splits[members] == split]
-        before = members[splits[members] < split]
-        yield np.repeat(there, len(before)), np.tile(before, len(there))
+    """Yields arrays of positions, pairwise from two splits, whose hashes share two bands."""
+    for mask in _MASKS:
+        key = hashes & mask
+        # Within a key, neighbours in the whole hash are the likeliest.
+        order = np.lexsort((hashes, key))
+        key = key[order]
+        at = np.arange(len(key))
+        for offset in range(1, MAX_NEIGHBOURS + 1):
+            at = at[at + offset < len(key)]
+            at = at[key[at] == key[at + offset]]
+            if not len(at):
+                break
+            left, right = order[at], order[at + offset]
+            apart = splits[left] != splits[right]
+            yield left[apart], right[apart]
 
 
 def _distance(left: npt.NDArray[np.uint64], right: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint8]:

@@ -163,7 +163,7 @@ def shade(shares: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
 def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
     """Returns about `count` round values that enclose low..high."""
     span, largest = high - low, max(abs(low), abs(high))
-    if span <= 1e-9 * max(largest, 1e-3):
+    if span <= 1e-9 * max(largest, 1.0):
         # All but equal: what the digits of a float could not tell apart is not drawn apart.
         span = largest if largest > 1e-9 else 1.0
     rough = span / (count - 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -63,11 +64,13 @@ def safelight(*arguments: object, timeout: float = 900) -> Ended:
 
 
 def start(*arguments: object) -> subprocess.Popen[str]:
-    """Starts the command; the caller ends it."""
+    """Starts the command, deaf to no signal; the caller ends it."""
     return subprocess.Popen(
         [COMMAND, *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         env=environment(),
+        # A shell's background job ignores Ctrl-C, and so would all that it starts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )

@@ -1,0 +1,69 @@
+"""From the parts of a split to its shards, without the records that were taken out."""
+
+from __future__ import annotations
+
+import shutil
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline import events
+from pipeline.ingest import piece, plan, records
+from pipeline.ingest.rows import Rows
+
+
+def write(rows: Rows, kept: npt.NDArray[np.bool_], parts: Path, examples: Path) -> None:
+    """Joins the parts of each split into shards, leaving out what was removed."""
+    part_numbers = rows.table["part"].to_numpy()
+    for split, code in plan.SPLIT_CODES.items():
+        sources: list[tuple[Path, npt.NDArray[np.bool_]]] = []
+        for number, (start, end) in enumerate(zip(rows.starts, rows.starts[1:], strict=False)):
+            here = rows.index.splits[start:end] == code
+            for part in np.unique(part_numbers[start:end][here]):
+                mine = here & (part_numbers[start:end] == part)
+                path = parts / piece.part_name(code, number, int(part))
+                sources.append((path, kept[start:end][mine]))
+        _write_split(split, sources, examples / f"Split-{split}")
+
+
+def _write_split(
+    split: str, sources: list[tuple[Path, npt.NDArray[np.bool_]]], folder: Path
+) -> None:
+    for place, (path, keep) in enumerate(sources):
+        if not keep.all():
+            sources[place] = (_without(path, keep), keep)
+    sources = [(path, keep) for path, keep in sources if keep.any()]
+    runs = list(plan.groups_of_shards([path.stat().st_size for path, _ in sources]))
+    folder.mkdir(parents=True)
+    for number, run in enumerate(runs):
+        target = folder / f"data_tfrecord-{number:05d}-of-{len(runs):05d}"
+        first = sources[run[0]][0]
+        if len(run) > 1:
+            with open(first, "ab") as out:
+                for other in run[1:]:
+                    with open(sources[other][0], "rb") as file:
+                        shutil.copyfileobj(file, out, 1 << 20)
+                    sources[other][0].unlink()
+        first.rename(target)
+        events.progress("ImageExampleGen", number + 1, len(runs), "shards", split)
+
+
+def _without(path: Path, keep: npt.NDArray[np.bool_]) -> Path:
+    """Copies the records that are kept, framing and all; returns the copy's path."""
+    copy = path.with_name(path.name + ".kept")
+    with open(path, "rb") as file, open(copy, "wb") as out:
+        for frame, wanted in zip(_frames(file), keep, strict=True):
+            if wanted:
+                out.write(frame)
+    path.unlink()
+    return copy
+
+
+def _frames(file: BinaryIO) -> Iterator[bytes]:
+    while header := file.read(records.HEADER_BYTES):
+        size = struct.unpack("<Q", header[:8])[0]
+        yield header + file.read(size + records.FOOTER_BYTES)

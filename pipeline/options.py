@@ -1,0 +1,28 @@
+"""The options that several commands have: one wording, one meaning."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+WorkdirOption = Annotated[
+    Path, typer.Option("--workdir", "-w", help="Holds all that belongs to these runs.")
+]
+ProfileOption = Annotated[
+    str | None, typer.Option(help="A shipped profile's name, or a TOML file of your own.")
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Set a key; may be repeated."),
+]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print the result as one JSON object, the last line.")
+]
+VerboseOption = Annotated[
+    bool, typer.Option("--verbose", help="Show what TensorFlow, Beam and TFX print.")
+]
+WaitOption = Annotated[
+    bool, typer.Option("--wait", help="Wait for the workdir where somebody else holds it.")
+]
