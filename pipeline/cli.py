@@ -98,6 +98,26 @@ def demo(
 
 
 @app.command()
+def inspect(
+    data: Annotated[str, typer.Argument(help="The images, in any form that run takes.")],
+    profile: ProfileOption = None,
+    overrides: SetOption = None,
+    sample: Annotated[
+        int, typer.Option(min=0, help="Look into this many images, evenly; 0 takes all.")
+    ] = 5000,
+    sheet: Annotated[
+        Path | None, typer.Option(help="Write a contact sheet here (a .png file).")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what ingest would see: form, classes, counts, sizes, problems. Nothing is run."""
+    from pipeline import inspect as inspection
+
+    effective = configuration.load(profile, overrides or ())
+    inspection.command(data, effective.config.ingest, sample, sheet, as_json)
+
+
+@app.command()
 def predict(
     images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
     workdir: Annotated[

@@ -6,6 +6,7 @@ an even sample of a large collection. Neither TensorFlow nor TFX is imported.
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -19,9 +20,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pipeline import images
+from pipeline import console, images
 from pipeline.config import Ingest
-from pipeline.errors import bounded
+from pipeline.errors import UsageError, bounded
 from pipeline.ingest import decide, listing, records, wire
 from pipeline.ingest.child import Bad, Good
 from pipeline.ingest.entries import Entry, Listing, Problem, path_hash, shown
@@ -205,27 +206,50 @@ class _Look:
         )
 
 
-def show(seen: Inspection, console: Console) -> None:
+def command(
+    data: str, options: Ingest, sample: int, sheet: Path | None, as_json: bool = False
+) -> None:
+    """Runs `safelight inspect`: what was seen goes to standard output, progress to standard error.
+
+    Raises:
+      DataRefused: the data can't be trained on, whatever its images hold.
+      UsageError: `sheet` is no .png file.
+    """
+    if sheet is not None and sheet.suffix.lower() != ".png":
+        raise UsageError(f"--sheet {sheet} is not a .png file; name one, as in sheet.png.")
+    with console.stderr.status(f"looking at {escape(data)}") as status:
+
+        def tell(done: int, total: int) -> None:
+            status.update(f"{done:,} of {total:,} images")
+
+        seen = inspect(data, options, sample, sheet, tell)
+    if as_json:
+        console.stdout.print(json.dumps(seen.to_dict()), markup=False, soft_wrap=True)
+    else:
+        show(seen, console.stdout)
+
+
+def show(seen: Inspection, screen: Console) -> None:
     """Prints an inspection for people."""
     size = f"{seen.bytes / 1e6:,.1f} MB"
-    console.print(f"[bold]{escape(seen.data)}[/]: {seen.form}, {seen.files:,} images, {size}")
+    screen.print(f"[bold]{escape(seen.data)}[/]: {seen.form}, {seen.files:,} images, {size}")
     if seen.looked_at < seen.files:
-        console.print(f"  looked into {seen.looked_at:,} of them, spread evenly")
-    console.print(f"  splits: {escape(seen.splits)}")
+        screen.print(f"  looked into {seen.looked_at:,} of them, spread evenly")
+    screen.print(f"  splits: {escape(seen.splits)}")
     for title, counts in (("formats", seen.formats), ("stored as PNG", seen.converted)):
         if counts:
-            console.print(f"  {title}: " + ", ".join(f"{n:,} {name}" for name, n in counts.items()))
+            screen.print(f"  {title}: " + ", ".join(f"{n:,} {name}" for name, n in counts.items()))
     if seen.width and seen.height:
-        console.print(f"  width {_range(seen.width)}, height {_range(seen.height)} pixels")
+        screen.print(f"  width {_range(seen.width)}, height {_range(seen.height)} pixels")
     grey, colour = seen.channels.get("1", 0), seen.channels.get("3", 0)
-    console.print(f"  {colour:,} in colour, {grey:,} grey; {seen.duplicates:,} exact duplicates")
+    screen.print(f"  {colour:,} in colour, {grey:,} grey; {seen.duplicates:,} exact duplicates")
     if seen.ignored_count:
-        console.print(f"  ignored: {escape(bounded(seen.ignored))} ({seen.ignored_count:,})")
-    console.print(_class_table(seen))
+        screen.print(f"  ignored: {escape(bounded(seen.ignored))} ({seen.ignored_count:,})")
+    screen.print(_class_table(seen))
     if seen.problems:
-        console.print(_problem_table(seen))
+        screen.print(_problem_table(seen))
     for line in seen.advice:
-        console.print(f"  [yellow]note:[/] {escape(line)}")
+        screen.print(f"  [yellow]note:[/] {escape(line)}")
 
 
 def contact_sheet(pictures: Mapping[str, Sequence[bytes]], path: Path) -> None:
