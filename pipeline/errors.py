@@ -65,3 +65,13 @@ def bounded(items: Sequence[object], limit: int = 5) -> str:
     """Joins the first `limit` items with commas and counts the rest."""
     shown = ", ".join(str(item) for item in items[:limit])
     return shown if len(items) <= limit else f"{shown} and {len(items) - limit} more"
+
+
+def known_cause(error: BaseException) -> SafelightError | None:
+    """Returns the error of ours that this one is, or that Beam and TFX wrapped; None without."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, SafelightError):
+            return seen
+        seen = seen.__cause__ or seen.__context__
+    return None

@@ -50,3 +50,15 @@ def test_a_list_shows_five_and_counts_the_rest():
     assert bounded([]) == ""
     assert bounded(range(5)) == "0, 1, 2, 3, 4"
     assert bounded(range(7)) == "0, 1, 2, 3, 4 and 2 more"
+
+
+def test_what_others_wrapped_is_found_again():
+    try:
+        try:
+            raise errors.DataRefused("too few images")
+        except errors.DataRefused as inner:
+            raise RuntimeError("while running 'Write'") from inner
+    except RuntimeError as outer:
+        found = errors.known_cause(outer)
+    assert isinstance(found, errors.DataRefused) and str(found) == "too few images"
+    assert errors.known_cause(ValueError("not ours")) is None

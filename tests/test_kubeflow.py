@@ -10,23 +10,10 @@ from google.protobuf import json_format
 from pipeline import config as configuration
 from pipeline.errors import ConfigError, UsageError
 from pipeline.kubeflow import checks, compile, names
+from tests.e2e.command import STAGES
 
 IMAGE = "kubeflow.image=registry.example.com/safelight:0.1.0"
 GOLDEN = Path(__file__).parent / "golden" / "kubeflow.yaml"
-NODES = (
-    "ImageExampleGen",
-    "ImageSchemaGen",
-    "StatisticsGen",
-    "ExampleValidator",
-    "ValidationGate",
-    "Transform",
-    "Trainer",
-    "Evaluator",
-    "Predictor",
-    "ServingCheck",
-    "BlessingGate",
-    "Pusher",
-)
 
 
 def load(*overrides, profile="kubeflow"):
@@ -95,7 +82,7 @@ def test_no_task_that_the_server_cannot_run(documents):
 def test_every_node_is_a_step_in_order(documents):
     specification, _ = documents
     tasks = specification["components"]["comp-pipeline"]["dag"]["tasks"]
-    assert set(tasks) == {names.PREPARE, *map(names.task, NODES)}
+    assert set(tasks) == {names.PREPARE, *map(names.task, STAGES)}
     assert "validation-gate" in tasks["transform"]["dependentTasks"]
     assert (
         tasks["pusher"]["triggerPolicy"]["condition"]
@@ -198,7 +185,7 @@ def test_data_in_a_bucket_is_imported_once():
 )
 def test_refused_before_anything_is_compiled(overrides, said):
     with pytest.raises(ConfigError) as refused:
-        checks.check(load(*overrides), NODES)
+        checks.check(load(*overrides), STAGES)
     assert any(said in reason for reason in refused.value.reasons)
 
 
@@ -214,18 +201,18 @@ def test_refused_before_anything_is_compiled(overrides, said):
 )
 def test_data_that_steps_cannot_reach(data, overrides, said):
     with pytest.raises(ConfigError) as refused:
-        checks.check(load(*overrides), NODES, data)
+        checks.check(load(*overrides), STAGES, data)
     assert any(said in reason for reason in refused.value.reasons)
 
 
 def test_all_findings_come_at_once():
     with pytest.raises(ConfigError) as refused:
-        checks.check(load("kubeflow.image=", "kubeflow.workdir=/x"), NODES, "/home")
+        checks.check(load("kubeflow.image=", "kubeflow.workdir=/x"), STAGES, "/home")
     assert len(refused.value.reasons) == 3
 
 
 def test_what_can_run_is_not_refused():
-    checks.check(load(), NODES, "/safelight/photos")
+    checks.check(load(), STAGES, "/safelight/photos")
 
 
 @pytest.mark.parametrize(

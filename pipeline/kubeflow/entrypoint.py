@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from pipeline import events
-from pipeline.errors import SafelightError
+from pipeline.errors import SafelightError, known_cause
 from pipeline.kubeflow import names, record
 from pipeline.kubeflow.record import Record, StepRecord
 from pipeline.workdir import Workdir, open_workdir
@@ -66,7 +66,7 @@ def _step(options: argparse.Namespace, workdir: Workdir, kept: Record) -> int:
         properties = run(options, workdir, kept)
     except Exception as error:  # noqa: BLE001 - recorded, told, and given as the exit code
         traceback.print_exc()
-        known = _known(error)
+        known = known_cause(error)
         _tell(known or error)
         code = known.exit_code if known is not None else 1
         _write(kept, _failed(name, known or error, code, started))
@@ -149,16 +149,6 @@ def _write(kept: Record, step: StepRecord) -> None:
     # Before `prepare` has made the folder there is nothing to keep a failure in.
     kept.run.root.mkdir(parents=True, exist_ok=True)
     kept.write(step)
-
-
-def _known(error: BaseException) -> SafelightError | None:
-    """Returns the error of ours that this one is, or that Beam and TFX wrapped."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, SafelightError):
-            return seen
-        seen = seen.__cause__ or seen.__context__
-    return None
 
 
 def _tell(error: BaseException) -> None:

@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 
 from pipeline import events, runs
 from pipeline.config import Config
-from pipeline.errors import DataRefused, SafelightError
+from pipeline.errors import DataRefused, SafelightError, known_cause
 from pipeline.runs import Outcome, Request, Result, RunDir, Stage
 from pipeline.workdir import Workdir
 
@@ -68,7 +68,7 @@ class Execution:
             self._run_nodes()
         except Exception as error:  # noqa: BLE001 - whatever it is, the run ends with a result
             traceback.print_exc()
-            known = _known_cause(error)
+            known = known_cause(error)
             outcome: Outcome = "invalid_data" if isinstance(known, DataRefused) else "failed"
             return self._result(outcome, _reasons(known, error))
         return self._finished()
@@ -158,16 +158,6 @@ def _report(workdir: Workdir, run: RunDir, result: Result) -> None:
         events.warn(f"The report could not be made: {error}")
         return
     run.write_result(replace(result, report=str(path)))
-
-
-def _known_cause(error: BaseException) -> SafelightError | None:
-    """Returns the error of ours that this one is, or that Beam and TFX wrapped."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, SafelightError):
-            return seen
-        seen = seen.__cause__ or seen.__context__
-    return None
 
 
 def _reasons(known: SafelightError | None, error: BaseException) -> list[str]:
