@@ -97,5 +97,5 @@ def test_a_damaged_wheel_is_answered_with_the_fix(tmp_path, monkeypatch):
 
 def test_the_overrides_are_keys_that_exist():
     effective = config.load(None, demo.OVERRIDES)
-    assert effective.config.ingest.shares == pytest.approx((0.7, 0.1, 0.2))
+    assert effective.config.ingest.shares == pytest.approx((0.75, 0.05, 0.2))
     assert effective.config.push.model_name == "digits"
