@@ -280,7 +280,7 @@ def _json_on_error(as_json: bool) -> Iterator[None]:
     except SafelightError as error:
         if as_json:
             outcome = _OUTCOMES.get(error.exit_code, "failed")
-            print(Result("", outcome, reasons=error.reasons or [str(error)]).to_json())
+            print(Result("", outcome, reasons=[str(error), *error.reasons]).to_json())
         raise
 
 

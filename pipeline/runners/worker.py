@@ -162,7 +162,7 @@ def _report(workdir: Workdir, run: RunDir, result: Result) -> None:
 
 def _reasons(known: SafelightError | None, error: BaseException) -> list[str]:
     if known is not None:
-        return known.reasons or [str(known)]
+        return [str(known), *known.reasons]
     return [f"{type(error).__name__}: {error}".strip()]
 
 
