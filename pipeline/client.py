@@ -14,6 +14,7 @@ from __future__ import annotations
 import base64
 import random
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,7 +85,7 @@ class Client(Protocol):
         """Returns where each version stands, the highest first."""
 
 
-class _Base:
+class _Base(ABC):
     """Conversion, batches, the deadline and the log; the wire is the subclasses' own."""
 
     def __init__(
@@ -140,11 +141,13 @@ class _Base:
         found = self._until(end, self._status)
         return sorted(found, key=lambda one: one.version, reverse=True)
 
-    def _predict(self, encoded: list[bytes], seconds: float) -> tuple[int | None, list[Prediction]]:
-        raise NotImplementedError
+    @abstractmethod
+    def _predict(
+        self, encoded: list[bytes], seconds: float
+    ) -> tuple[int | None, list[Prediction]]: ...
 
-    def _status(self, seconds: float) -> list[VersionStatus]:
-        raise NotImplementedError
+    @abstractmethod
+    def _status(self, seconds: float) -> list[VersionStatus]: ...
 
     def _until(self, end: float, call: Callable[[float], _T]) -> _T:
         """Calls with the seconds left until it works, is refused, or the time is over."""
@@ -169,8 +172,8 @@ class _Base:
             "(safelight serve --workdir DIR), check the address, or allow more time."
         )
 
-    def _place(self) -> str:
-        raise NotImplementedError
+    @abstractmethod
+    def _place(self) -> str: ...
 
     def _not_ours(self, expected: str) -> RequestRefused:
         return RequestRefused(

@@ -12,12 +12,13 @@ import os
 import tempfile
 import time
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pipeline import config as configuration
-from pipeline import lineage, registry, runs
-from pipeline.config import Config
+from pipeline import registry, runs
+from pipeline.config import Config, Effective
 from pipeline.errors import ConfigError, UsageError
 from pipeline.features import MODEL_FACTS
 from pipeline.ingest.scan import Scan, scan
@@ -113,32 +114,9 @@ def resolve(config: Config, found: Scan, workdir: Workdir, champion: str, run_na
     Raises:
       UsageError: `champion` is no version of a model.
     """
-    resolved, chosen = local.resolve(config, found)
-    of_run = lineage.of(found.fingerprint, resolved)
-    models = registry.open(workdir.serving(config.push.model_name))
-    if champion:
-        inputs = _named_champion(champion, models)
-    else:
-        inputs = models.resolve_inputs(of_run["data"], of_run["config"], of_run["code"])
-    live = models.champion()
-    published = live is not None and of_run == {key: getattr(live, key) for key in of_run}
-    return Request(
-        run_id=run_name,
-        created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        data=found.data,
-        config=resolved.model_dump(mode="json"),
-        origins={},
-        chosen=chosen,
-        scan=found.to_dict(),
-        lineage=of_run,
-        inputs={
-            "known_classes": list(inputs.known_classes),
-            "champion": inputs.champion_version,
-            "champion_uri": inputs.champion_uri,
-            "published": published,
-        },
-        versions=local.versions(),
-    )
+    effective = Effective(config=config, origins={})
+    named = partial(_named_champion, champion) if champion else None
+    return local.request(workdir, effective, found, run_name, named)
 
 
 def _named_champion(champion: str, models: registry.Registry) -> RunInputs:

@@ -17,6 +17,7 @@ from pipeline import events, lineage, presets, registry, runs
 from pipeline.config import Config, Effective
 from pipeline.errors import ConfigError, SafelightError
 from pipeline.ingest.scan import Scan
+from pipeline.registry import Registry, RunInputs
 from pipeline.runs import Request, Result, RunDir
 from pipeline.workdir import Workdir
 
@@ -37,38 +38,54 @@ def prepare(workdir: Workdir, effective: Effective, scan: Scan) -> RunDir:
       SafelightError: there is too little disk for the job.
     """
     _check_disk(workdir, scan)
-    config, chosen = resolve(effective.config, scan)
-    run_lineage = lineage.of(scan.fingerprint, config)
-    model_registry = registry.open(workdir.serving(config.push.model_name))
-    inputs = model_registry.resolve_inputs(
-        run_lineage["data"], run_lineage["config"], run_lineage["code"]
-    )
-    champion = model_registry.champion()
-    published = champion is not None and run_lineage == {
-        key: getattr(champion, key) for key in run_lineage
-    }
     run_id = runs.new_run_id()
     run = RunDir(workdir.runs / run_id)
-    run.write_request(
-        Request(
-            run_id=run_id,
-            created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            data=scan.data,
-            config=config.model_dump(mode="json"),
-            origins=effective.origins,
-            chosen=chosen,
-            scan=scan.to_dict(),
-            lineage=run_lineage,
-            inputs={
-                "known_classes": list(inputs.known_classes),
-                "champion": inputs.champion_version,
-                "champion_uri": inputs.champion_uri,
-                "published": published,
-            },
-            versions=versions(),
-        )
-    )
+    run.write_request(request(workdir, effective, scan, run_id))
     return run
+
+
+def request(
+    workdir: Workdir,
+    effective: Effective,
+    scan: Scan,
+    run_id: str,
+    judged_by: Callable[[Registry], RunInputs] | None = None,
+) -> Request:
+    """Returns what a run of `scan`'s data is asked and given; the workdir must be held.
+
+    Args:
+      workdir: with the registry.
+      effective: the configuration, with what the person left open.
+      scan: the data.
+      run_id: the run's name.
+      judged_by: says what the run is given; by default the registry does.
+    """
+    config, chosen = resolve(effective.config, scan)
+    of_run = lineage.of(scan.fingerprint, config)
+    models = registry.open(workdir.serving(config.push.model_name))
+    if judged_by is not None:
+        inputs = judged_by(models)
+    else:
+        inputs = models.resolve_inputs(of_run["data"], of_run["config"], of_run["code"])
+    champion = models.champion()
+    published = champion is not None and of_run == {key: getattr(champion, key) for key in of_run}
+    return Request(
+        run_id=run_id,
+        created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        data=scan.data,
+        config=config.model_dump(mode="json"),
+        origins=effective.origins,
+        chosen=chosen,
+        scan=scan.to_dict(),
+        lineage=of_run,
+        inputs={
+            "known_classes": list(inputs.known_classes),
+            "champion": inputs.champion_version,
+            "champion_uri": inputs.champion_uri,
+            "published": published,
+        },
+        versions=versions(),
+    )
 
 
 def resolve(config: Config, scan: Scan) -> tuple[Config, list[str]]:
