@@ -17,8 +17,9 @@ from typing import Any
 
 PACKAGES = ("pipeline", "components", "schemas")
 
-# What these hold can't change an artifact: configuration arrives as values, and the others talk.
-EXCLUDED = frozenset({"pipeline.config", "pipeline.errors", "pipeline.events", "pipeline.workdir"})
+# What these and what lies below them hold can't change an artifact: configuration arrives as
+# values, and the others talk.
+EXCLUDED = ("pipeline.config", "pipeline.errors", "pipeline.events", "pipeline.workdir")
 
 
 def of_value(value: Any) -> str:
@@ -45,7 +46,7 @@ def _closure(modules: tuple[str, ...]) -> dict[str, bytes]:
     waiting = list(modules)
     while waiting:
         name = waiting.pop()
-        if name in found or name in EXCLUDED:
+        if name in found or _excluded(name):
             continue
         source = _read(name)
         if source is None:
@@ -54,6 +55,10 @@ def _closure(modules: tuple[str, ...]) -> dict[str, bytes]:
         if "/" not in name:
             waiting.extend(_imported(ast.parse(source)))
     return found
+
+
+def _excluded(name: str) -> bool:
+    return any(name == module or name.startswith(f"{module}.") for module in EXCLUDED)
 
 
 def _read(name: str) -> bytes | None:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import get_args
-
 import pytest
 
 from pipeline import config, presets
 from pipeline.errors import ConfigError
 
 
-def test_the_configuration_knows_the_same_names() -> None:
-    assert set(get_args(config.Preset)) == set(presets.PRESETS)
+def test_the_configuration_takes_each_of_them() -> None:
+    assert all(config.Train(preset=name).preset == name for name in presets.PRESETS)
     assert all(name == preset.name for name, preset in presets.PRESETS.items())
 
 

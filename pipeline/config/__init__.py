@@ -1,0 +1,213 @@
+"""The one typed configuration: every key, its default, its meaning and what can't go together.
+
+Read once, at the command line: defaults, then a profile (a name from `pipeline/profiles/` or a
+TOML file of your own), then `--set section.key=value`. It reaches the stages as JSON in their
+execution properties, so that a change of a value re-runs exactly what reads it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from pipeline.config.base import Mode, Section
+from pipeline.config.data import Ingest, Transform, Validation
+from pipeline.config.judging import Evaluate, Push, Serving
+from pipeline.config.running import Beam, Kubeflow, Metadata, Step
+from pipeline.config.training import Train, Tune
+from pipeline.errors import ConfigError, did_you_mean
+
+if sys.version_info >= (3, 11):
+    from importlib.resources.abc import Traversable
+
+    import tomllib
+else:
+    from importlib.abc import Traversable
+
+    import tomli as tomllib
+
+__all__ = [
+    "Beam",
+    "Config",
+    "Effective",
+    "Evaluate",
+    "Ingest",
+    "Kubeflow",
+    "Metadata",
+    "Mode",
+    "Push",
+    "Section",
+    "Serving",
+    "Step",
+    "Train",
+    "Transform",
+    "Tune",
+    "Validation",
+    "entries",
+    "load",
+    "profiles",
+    "validated",
+]
+
+
+class Config(Section):
+    """The whole configuration."""
+
+    ingest: Ingest = Field(default_factory=Ingest)
+    validation: Validation = Field(default_factory=Validation)
+    transform: Transform = Field(default_factory=Transform)
+    tune: Tune = Field(default_factory=Tune)
+    train: Train = Field(default_factory=Train)
+    evaluate: Evaluate = Field(default_factory=Evaluate)
+    serving: Serving = Field(default_factory=Serving)
+    push: Push = Field(default_factory=Push)
+    metadata: Metadata = Field(default_factory=Metadata)
+    beam: Beam = Field(default_factory=Beam)
+    kubeflow: Kubeflow = Field(default_factory=Kubeflow)
+
+    @model_validator(mode="after")
+    def _keys_that_go_together(self) -> Config:
+        size, preset = self.transform.image_size, self.train.preset
+        if size is not None and preset is not None and size < 12:
+            raise ValueError(
+                f"transform.image_size {size} is too small for train.preset {preset!r}: "
+                "its two poolings need at least 12 pixels"
+            )
+        return self
+
+
+class Effective(BaseModel):
+    """A configuration and, for each key set by somebody, who set it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    config: Config
+    origins: dict[str, str]
+
+    def origin(self, key: str) -> str:
+        """Returns where the value of `section.key` came from."""
+        return self.origins.get(key, "default")
+
+
+def load(profile: str | None = None, overrides: Sequence[str] = ()) -> Effective:
+    """Reads the configuration: defaults, then the profile, then the overrides.
+
+    Args:
+      profile: the name of a shipped profile, or a path that ends in `.toml`.
+      overrides: `section.key=value` each, the value as in TOML (a bare word is a string).
+
+    Raises:
+      ConfigError: an unknown profile, section or key, or a value that its key refuses.
+    """
+    values: dict[str, dict[str, Any]] = {}
+    origins: dict[str, str] = {}
+    if profile:
+        _merge(values, origins, _read_profile(profile), f"profile {profile}")
+    for override in overrides:
+        key, separator, text = override.partition("=")
+        if not separator or key.count(".") != 1:
+            raise ConfigError(
+                f"--set {override!r} is not of the form section.key=value, "
+                "as in --set train.epochs=3."
+            )
+        section, name = key.strip().split(".")
+        _merge(values, origins, {section: {name: _toml_value(text.strip())}}, f"--set {key}")
+    return Effective(config=validated(values, origins), origins=origins)
+
+
+def validated(values: Mapping[str, Any], origins: Mapping[str, str] | None = None) -> Config:
+    """Returns the configuration of these values, or a ConfigError that names each bad one."""
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, origins or {})) from None
+
+
+def entries(config: Config) -> Iterator[tuple[str, Any, Any]]:
+    """Yields (section.key, value, pydantic's FieldInfo) of every key, in order."""
+    for section_name in Config.model_fields:
+        section = getattr(config, section_name)
+        for name, field in type(section).model_fields.items():
+            yield f"{section_name}.{name}", getattr(section, name), field
+
+
+def profiles() -> list[str]:
+    """Returns the names of the shipped profiles."""
+    names = (entry.name for entry in _profiles().iterdir())
+    return sorted(name.removesuffix(".toml") for name in names if name.endswith(".toml"))
+
+
+def _profiles() -> Traversable:
+    return resources.files("pipeline").joinpath("profiles")
+
+
+def _read_profile(profile: str) -> dict[str, Any]:
+    if profile.endswith(".toml"):
+        path = Path(profile)
+        if not path.is_file():
+            raise ConfigError(f"The profile {profile} does not exist; expected a TOML file.")
+        text = path.read_text(encoding="utf-8")
+    elif profile in profiles():
+        text = _profiles().joinpath(f"{profile}.toml").read_text()
+    else:
+        hint = did_you_mean(profile, profiles())
+        raise ConfigError(f"There is no profile {profile!r}.{hint} Or name a FILE.toml.")
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"The profile {profile} is not valid TOML: {error}.") from None
+
+
+def _merge(
+    values: dict[str, dict[str, Any]],
+    origins: dict[str, str],
+    more: Mapping[str, Any],
+    origin: str,
+) -> None:
+    for section, keys in more.items():
+        if section not in Config.model_fields:
+            raise ConfigError(
+                f"{origin}: unknown section {section!r}."
+                f"{did_you_mean(section, Config.model_fields)}"
+            )
+        known = _section_type(section).model_fields
+        if not isinstance(keys, Mapping):
+            raise ConfigError(f"{origin}: {section!r} is a section; expected keys below it.")
+        for key, value in keys.items():
+            if key not in known:
+                raise ConfigError(
+                    f"{origin}: unknown key {section}.{key}.{did_you_mean(key, known)}"
+                )
+            values.setdefault(section, {})[key] = value
+            origins[f"{section}.{key}"] = origin
+
+
+def _section_type(section: str) -> type[Section]:
+    annotation = Config.model_fields[section].annotation
+    assert isinstance(annotation, type) and issubclass(annotation, Section)
+    return annotation
+
+
+def _toml_value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _explain(error: ValidationError, origins: Mapping[str, str]) -> str:
+    lines = []
+    for problem in error.errors():
+        key = ".".join(str(part) for part in problem["loc"][:2])
+        message = problem["msg"].removeprefix("Value error, ")
+        if "." not in key:  # of a section, or of several
+            lines.append(f"{message}.")
+            continue
+        origin = origins.get(key, "the configuration")
+        lines.append(f"{key} = {problem['input']!r} ({origin}): {message}.")
+    return "\n".join(lines)
