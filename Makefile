@@ -25,12 +25,17 @@ help:
 	@echo "  make demo           sets up, then trains, checks and publishes a digit classifier"
 	@echo "                      from 5,000 real images (3 minutes after the install)"
 	@echo "  make setup          sets up alone: uv in .tools/, the locked packages in .venv/;"
-	@echo "                      with EXTRAS=gpu, CUDA's libraries too"
+	@echo "                      with EXTRAS=gpu, CUDA's libraries too; with gcs or s3, what"
+	@echo "                      reads data in buckets; several as in EXTRAS='gpu s3'"
 	@echo "  make test           lint, types, layers and the essential tests"
 	@echo "  make test-slow      the same with every test"
 	@echo "  make lint           lint, types and layers alone"
 	@echo "  make format         formats the code and sorts its imports"
-	@echo "  make smoke-current  the other lane (TFX 1.21) in a Debian 13 root folder, as root"
+	@echo "  make test-current   the same as make test in the current lane (TFX 1.21): natively, or"
+	@echo "                      in a Debian 13 root folder, as root, where glibc is too old"
+	@echo "  make smoke-current  a small run and a part of the tests there"
+	@echo "  make compare-lanes  both lanes on the same data, side by side"
+	@echo "  make audit          known vulnerabilities in what each lane locks"
 	@echo "  make image          builds deploy/Dockerfile by buildah, as root"
 	@echo "  make clean          removes what tests and linters left, and the demo's workdir"
 	@echo "  make distclean      also removes .venv/, .tools/ and .cache/"
@@ -45,7 +50,11 @@ setup:
 
 .PHONY: demo
 demo:
+ifeq ($(LANE),current)
+	@SHARE="$(abspath $(WORKDIR))" sh scripts/current.sh safelight demo --workdir "$(abspath $(WORKDIR))"
+else
 	$(RUN) safelight demo --workdir "$(WORKDIR)"
+endif
 
 .PHONY: lint
 lint:
@@ -67,14 +76,24 @@ test: lint
 test-slow: lint
 	$(QUIETLY) pytest $(ARGS)
 
-.PHONY: smoke-current
+.PHONY: smoke-current test-current
 smoke-current:
-	@sh scripts/debian13.sh make LANE= UV_PYTHON_DOWNLOADS=never smoke
+	@sh scripts/current.sh sh scripts/smoke.sh
+test-current:
+	@sh scripts/current.sh make test ARGS="$(ARGS)"
 
 # What smoke-current runs in there; here it is the same against this machine's own lane.
 .PHONY: smoke
 smoke:
 	$(RUN) sh scripts/smoke.sh
+
+.PHONY: compare-lanes
+compare-lanes:
+	$(RUN) python -m benchmarks.lanes
+
+.PHONY: audit
+audit:
+	$(RUN) python scripts/audit.py
 
 .PHONY: image
 image:

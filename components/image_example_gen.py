@@ -23,11 +23,12 @@ from tfx.types import artifact_utils, standard_artifacts
 from tfx.types.component_spec import ChannelParameter, ComponentSpec, ExecutionParameter
 
 from components.artifacts import IngestReport
-from pipeline import events, features
+from pipeline import events, features, refused
 from pipeline.config import Ingest
+from pipeline.errors import DataRefused, known_cause
 from pipeline.ingest import finish, listing, piece, plan, records, scan
 from pipeline.ingest.child import Settings
-from pipeline.ingest.entries import SLICE, TARGET
+from pipeline.ingest.entries import CLASS, SLICE, TARGET
 from pipeline.ingest.pool import Pool, settings_for, worker_count
 from pipeline.ingest.splits import Rule
 
@@ -41,6 +42,7 @@ class ImageExampleGenSpec(ComponentSpec):
         "data": ExecutionParameter(type=str),
         "fingerprint": ExecutionParameter(type=str),
         "known_classes": ExecutionParameter(type=str),
+        "known_columns": ExecutionParameter(type=str),
         "options": ExecutionParameter(type=str),
         "code": ExecutionParameter(type=str),
     }
@@ -65,9 +67,10 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         Args:
           input_dict: nothing.
           output_dict: `examples` and `ingest_report`, one artifact each.
-          exec_properties: `data` (a path), `fingerprint` (of the data, from `scan`),
-            `known_classes` (JSON list, in order), `options` (JSON of config.Ingest) and `code`
-            (the fingerprint of the sources, for the cache alone).
+          exec_properties: `data` (a path or an address), `fingerprint` (of the data, from `scan`),
+            `known_classes` (JSON list, in order), `known_columns` (JSON object of such lists),
+            `options` (JSON of config.Ingest) and `code` (the fingerprint of the sources, for the
+            cache alone).
 
         Raises:
           DataRefused: the data can't be trained on, or too much of it is bad.
@@ -85,7 +88,9 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         parts.mkdir()
         try:
             self._ingest(exec_properties, options, known, parts, examples, report)
-        except BaseException:
+        except BaseException as error:
+            if isinstance(known_cause(error), DataRefused):
+                refused.keep(STAGE, "ingest_report", report)
             # An artifact is whole or empty: nobody may take a half for the whole.
             for folder in (examples, report):
                 for path in folder.iterdir():
@@ -109,10 +114,12 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         report: Path,
     ) -> None:
         events.progress(STAGE, 0, None, "images", "listing the data")
-        found = listing.read(exec_properties["data"], options)
-        fingerprint = scan.fingerprint(found)
-        if exec_properties["fingerprint"] and exec_properties["fingerprint"] != fingerprint:
+        found = listing.read(exec_properties["data"], options, _copied)
+        fingerprint, given = scan.fingerprint(found), exec_properties["fingerprint"]
+        if given and not scan.same_listing(given, fingerprint):
             events.note("The data has changed since the run began; what is there now is read.")
+        elif given:
+            fingerprint = given  # its contents may have been verified
         rule = Rule(options.shares, found.given)
         records.unpack_all(found, parts / "unpacked")
         cut = plan.pieces(found, rule)
@@ -125,8 +132,10 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             rule=rule,
             options=options,
             known_classes=known,
+            known_columns=json.loads(exec_properties.get("known_columns") or "{}"),
             extra=tuple(
                 [TARGET + name for name in options.targets if found.form == "manifest"]
+                + [CLASS + name for name in options.class_columns if found.form == "manifest"]
                 + [SLICE + name for name in options.slices if found.form == "manifest"]
             ),
             fingerprint=fingerprint,
@@ -146,6 +155,11 @@ class Executor(base_beam_executor.BaseBeamExecutor):
                 >> beam.ParDo(_WritePiece(str(parts), settings, workers, options, rule, task.extra))
             )
         finish.finish(task, parts, pieces, examples, report)
+
+
+def _copied(done: int, total: int) -> None:
+    """Tells how much of the data in a bucket is here."""
+    events.progress(STAGE, done // 10**6, total // 10**6, "MB", "copying the data")
 
 
 class _WritePiece(beam.DoFn):
@@ -223,22 +237,30 @@ class ImageExampleGen(base_beam_component.BaseBeamComponent):
     EXECUTOR_SPEC = executor_spec.BeamExecutorSpec(Executor)
 
     def __init__(
-        self, data: str, fingerprint: str, known_classes: str, options: str, code: str
+        self,
+        data: str,
+        fingerprint: str,
+        known_classes: str,
+        options: str,
+        code: str,
+        known_columns: str = "{}",
     ) -> None:
         """Constructs the node.
 
         Args:
-          data: a folder, a manifest or a TFRecord file.
+          data: a folder, a manifest or a TFRecord file; a path, or an address in a bucket.
           fingerprint: of the data, as `pipeline.ingest.scan` gives it; part of the cache key.
           known_classes: a JSON list of the classes whose order is already fixed.
           options: the JSON of the configuration's `ingest` section.
           code: the fingerprint of the sources that ingest runs; part of the cache key.
+          known_columns: a JSON object of the same for a manifest's columns that class heads learn.
         """
         super().__init__(
             spec=ImageExampleGenSpec(
                 data=data,
                 fingerprint=fingerprint,
                 known_classes=known_classes,
+                known_columns=known_columns,
                 options=options,
                 code=code,
                 examples=types.Channel(type=standard_artifacts.Examples),

@@ -12,6 +12,7 @@ from tfx.dsl.component.experimental.decorators import component
 from tfx.types.standard_artifacts import Schema
 
 from components.artifacts import IngestReport
+from pipeline import heads as model_heads
 from schemas import image_schema
 
 
@@ -21,18 +22,27 @@ def ImageSchemaGen(
     schema: OutputArtifact[Schema],
     options: Parameter[str],
     code: Parameter[str],
+    heads: Parameter[str] = "[]",
 ) -> None:
     """Writes `schema.pbtxt`, the same to the byte for the same classes.
 
     Args:
-      ingest_report: whose summary.json lists `classes` in order.
+      ingest_report: whose summary.json lists `classes` in order, and the `class_columns`.
       schema: the curated schema, completed.
       options: JSON of config.Validation, part of the cache key.
       code: fingerprint of the sources, part of the cache key.
+      heads: JSON of the heads beside the label, as heads.data_options gives them.
     """
     del options, code
     summary = json.loads((Path(ingest_report.uri) / "summary.json").read_text(encoding="utf-8"))
-    text = image_schema.completed(summary["classes"])
+    configured = json.loads(heads)
+    of_column = summary.get("class_columns", {})
+    classes = {
+        head["name"]: of_column[head.get("column", head["name"])]
+        for head in configured
+        if head["kind"] == "class"
+    }
+    text = image_schema.completed(summary["classes"], model_heads.beside(configured, classes))
     folder = Path(schema.uri)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / image_schema.FILE_NAME).write_text(text, encoding="utf-8")

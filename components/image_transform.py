@@ -1,4 +1,4 @@
-"""Transform, whose `preprocessing_fn` knows the schema's classes."""
+"""Transform, whose `preprocessing_fn` knows the schema's classes, the label's and the heads'."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from tfx.components.transform.component import Transform
 from tfx.dsl.components.base import executor_spec
 from tfx.proto import transform_pb2
 
+from pipeline import heads
 from pipeline.features import TRAIN
 from schemas import image_schema
 
@@ -32,8 +33,14 @@ class Executor(transform_executor.Executor):
         self, inputs: Mapping[str, Any], unused_outputs: Mapping[str, Any]
     ) -> Callable[..., Any]:
         bound = super()._GetPreprocessingFn(inputs, unused_outputs)
-        classes = image_schema.read_classes(Path(inputs[labels.SCHEMA_PATH_LABEL]))
-        return functools.partial(bound, classes=classes)
+        schema = Path(inputs[labels.SCHEMA_PATH_LABEL])
+        # What the base class has bound `preprocessing_fn` to.
+        configured = bound.keywords["custom_config"].get("heads", ())
+        return functools.partial(
+            bound,
+            classes=image_schema.read_classes(schema),
+            heads=heads.beside(configured, image_schema.head_classes(schema)),
+        )
 
 
 class ImageTransform(Transform):
@@ -54,8 +61,9 @@ def image_transform(
     Args:
       examples: with the split train.
       schema: ImageSchemaGen's.
-      custom_config: `transform`, the resolved config.Transform, and `code`, the fingerprint of
-        the sources, which is part of the cache key.
+      custom_config: `transform`, the resolved config.Transform; `heads`, as heads.data_options
+        gives them, where there are any; and `code`, the fingerprint of the sources, which is part
+        of the cache key.
     """
     node = ImageTransform(
         examples=examples,

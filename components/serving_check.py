@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections import defaultdict
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ from pipeline import events, features
 from pipeline import predictions as answers
 from pipeline.config import Serving
 from pipeline.errors import SafelightError, bounded
+from pipeline.head_columns import Classes, HeadColumns, Values
+from pipeline.heads import LABEL
 
 REPORT = "serving_check.json"
 _SECONDS = 600  # a load and a few batches take seconds; a server that hangs is no server
@@ -106,51 +109,104 @@ def compare(
     if "error" in answer:
         message = f"The exported model could not be served by a clean process: {answer['error']}"
         return {**report, "message": message}
-    wrong: set[int] = set()
-    worst = 0.0
+    found: dict[str, _Difference] = {}
     for way in ("served", "examples"):
-        given = np.asarray(answer[way]["probabilities"], np.float64)
-        wanted = expected.probabilities[rows].astype(np.float64)
-        if given.shape != wanted.shape:
-            message = (
-                f"A clean process answered with probabilities of shape {given.shape} for "
-                f"{len(rows)} images; expected {wanted.shape}."
-            )
-            return {**report, "message": message}
-        difference = np.abs(given - wanted)
-        # NaN differs from everything.
-        worst = max(worst, float(np.where(np.isnan(difference), 1.0, difference).max(initial=0)))
-        pairs = zip(rows, answer[way]["labels"], strict=True)
-        wrong.update(row for row, label in pairs if label != expected.predicted[row])
-    passed = not wrong and worst <= tolerance
+        for name, columns in _by_head(expected).items():
+            given = answer[way] if name == LABEL else answer[way]["heads"].get(name, {})
+            try:
+                differs = _differ(columns, rows, given)
+            except (KeyError, ValueError) as error:
+                where = "" if name == LABEL else f" of the head {name!r}"
+                message = f"A clean process answered with {error}{where} for {len(rows)} images."
+                return {**report, "message": message}
+            before = found.get(name, _Difference(frozenset(), 0.0))
+            found[name] = _Difference(before.wrong | differs.wrong, max(before.most, differs.most))
+    wrong = frozenset[int]().union(*(one.wrong for one in found.values()))
+    worst = max(one.most for one in found.values())
     return {
         **report,
-        "passed": passed,
+        "passed": not wrong and worst <= tolerance,
         "label_mismatches": len(wrong),
         "max_difference": worst,
-        "message": _message(expected, rows, wrong, worst, tolerance),
+        "message": _message(expected, rows, found, tolerance),
     }
 
 
+@dataclass(frozen=True)
+class _Difference:
+    """Of one head: rows with another class, and the largest difference of a number."""
+
+    wrong: frozenset[int]
+    most: float
+
+
+def _by_head(expected: answers.Predictions) -> dict[str, HeadColumns]:
+    names: list[str | None] = list(expected.labels)
+    label = Classes(expected.classes, names, expected.predicted, expected.probabilities)
+    return {LABEL: label, **expected.heads}
+
+
+def _differ(expected: HeadColumns, rows: list[int], given: dict[str, Any]) -> _Difference:
+    """Compares what one head said in the child with what it said before.
+
+    Numbers of a regression head may be large: their difference is taken relative to those beyond 1.
+
+    Raises:
+      KeyError, ValueError: the answer has another form; the message ends a sentence.
+    """
+    if isinstance(expected, Values):
+        key, wanted = "values", expected.predicted[rows].astype(np.float64)
+        scale = np.maximum(1.0, np.abs(wanted))
+    else:
+        key, wanted = "probabilities", expected.probabilities[rows].astype(np.float64)
+        scale = np.ones_like(wanted)
+    if key not in given:
+        raise ValueError(f"no {key}")
+    numbers = np.asarray(given[key], np.float64)
+    if numbers.shape != wanted.shape:
+        raise ValueError(f"{key} of shape {numbers.shape}, where {wanted.shape} was expected,")
+    apart = np.abs(numbers - wanted) / scale
+    # NaN differs from everything.
+    most = float(np.where(np.isnan(apart), 1.0, apart).max(initial=0))
+    if isinstance(expected, Values):
+        return _Difference(frozenset(), most)
+    pairs = zip(rows, given["labels"], strict=True)
+    return _Difference(frozenset(r for r, name in pairs if name != expected.predicted[r]), most)
+
+
 def _message(
-    expected: answers.Predictions, rows: list[int], wrong: set[int], worst: float, tolerance: float
+    expected: answers.Predictions,
+    rows: list[int],
+    found: dict[str, _Difference],
+    tolerance: float,
 ) -> str:
-    if wrong:
-        names = bounded([answers.text(expected.ids[row]) for row in sorted(wrong)])
-        return (
-            f"A clean process serves another label than evaluation saw for {len(wrong)} of "
-            f"{len(rows)} images ({names}); probabilities differ by up to {worst:.2g}."
-        )
-    if worst > tolerance:
-        return (
-            f"A clean process serves probabilities that differ from evaluation's by up to "
-            f"{worst:.2g} on {len(rows)} images; at most {tolerance:.2g} is allowed "
-            "(serving.tolerance)."
-        )
-    return (
-        f"A clean process serves {len(rows)} images as evaluation saw them (probabilities differ "
-        f"by at most {worst:.2g})."
+    for name, one in found.items():
+        if one.wrong:
+            images = bounded([answers.text(expected.ids[row]) for row in sorted(one.wrong)])
+            what = "label" if name == LABEL else name
+            return (
+                f"A clean process serves another {what} than evaluation saw for {len(one.wrong)} "
+                f"of {len(rows)} images ({images}); probabilities differ by up to {one.most:.2g}."
+            )
+    for name, one in found.items():
+        if one.most > tolerance:
+            what = _what(expected, name)
+            return (
+                f"A clean process serves {what} that differ from evaluation's by up to "
+                f"{one.most:.2g} on {len(rows)} images; at most {tolerance:.2g} is allowed "
+                "(serving.tolerance)."
+            )
+    worst = ", ".join(
+        f"{_what(expected, name)} differ by at most {one.most:.2g}" for name, one in found.items()
     )
+    return f"A clean process serves {len(rows)} images as evaluation saw them ({worst})."
+
+
+def _what(expected: answers.Predictions, name: str) -> str:
+    if name == LABEL:
+        return "probabilities"
+    values = isinstance(expected.heads[name], Values)
+    return f"values of {name}" if values else f"probabilities of {name}"
 
 
 def _request(scratch: Path, examples_uri: str, model: str, wanted: list[bytes]) -> dict[str, Any]:

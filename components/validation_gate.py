@@ -16,7 +16,7 @@ from tfx.types.artifact import Artifact
 from tfx.types.standard_artifacts import ExampleAnomalies, ExampleStatistics
 
 from components.artifacts import IngestReport, ValidationReport
-from pipeline import checks, events
+from pipeline import checks, events, refused
 from pipeline.config import Validation
 
 REPORT = "validation.json"
@@ -46,15 +46,18 @@ def ValidationGate(
       code: fingerprint of the sources, for the cache key.
 
     Raises:
-      DataRefused: a check in mode `fail` found something. TFX then drops the report: the error's
-        `reasons` carry the findings.
+      DataRefused: a check in mode `fail` found something. TFX then drops the report, of which a
+        copy stays with the run; the error's `reasons` carry the findings.
     """
     del code
-    summary = json.loads((Path(ingest_report.uri) / "summary.json").read_text(encoding="utf-8"))
+    report_folder = Path(ingest_report.uri)
+    summary = json.loads((report_folder / "summary.json").read_text(encoding="utf-8"))
+    images = report_folder / "images.parquet"
     evidence = checks.Evidence(
         statistics=_read(statistics, _STATISTICS, statistics_pb2.DatasetFeatureStatisticsList),
         anomalies=_read(anomalies, _ANOMALIES, anomalies_pb2.Anomalies),
         counts=summary["per_class"],
+        images=images if images.is_file() else None,
     )
     found = checks.run(Validation.model_validate_json(options), evidence)
     folder = Path(validation_report.uri)
@@ -66,6 +69,8 @@ def ValidationGate(
     for check in found:
         if check.state == "warn":
             events.warn(check.message)
+    if any(check.state == "fail" for check in found):
+        refused.keep("ValidationGate", "validation_report", folder)
     checks.refuse(found)
 
 

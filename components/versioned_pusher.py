@@ -69,13 +69,14 @@ class Executor(pusher_executor.Executor):
         verdict = _verdict(input_dict)
         model = artifact_utils.get_single_instance(input_dict[specs.MODEL_KEY])
         return Origin(
-            by="safelight run",
+            by=lineage.get("by", "safelight run"),
             why=_why(verdict, lineage["champion"]),
             run_id=(self._context.pipeline_run_id if self._context else None) or "",
             data=lineage["data"],
             config=lineage["config"],
             code=lineage["code"],
             known_classes=tuple(lineage["known_classes"]),
+            known_columns=lineage.get("known_columns", {}),
             champion=lineage["champion"],
             metrics=verdict.get("metrics", {}),
             model_uri=model.uri,
@@ -105,7 +106,8 @@ def versioned_pusher(
       blessing: the final gate's output.
       serving_dir: serving/<model>: version directories and registry.json.
       custom_config: `lineage` (`data`, `config`, `code`, `known_classes`, `champion`: a version or
-        None), which goes into the registry, and `code`, the sources' fingerprint.
+        None; `by`: who pushes, where it isn't `safelight run`), which goes into the registry, and
+        `code`, the sources' fingerprint.
     """
     destination = pusher_pb2.PushDestination(
         filesystem=pusher_pb2.PushDestination.Filesystem(base_directory=serving_dir)

@@ -1,7 +1,7 @@
-"""How much a test set of this size can tell: one-sided confidence bounds of shares.
+"""How much a test set of this size can tell: one-sided confidence bounds of shares and means.
 
-A share of n images is an estimate; a floor is held to the end of its confidence interval, not to
-the estimate, so that luck does not decide.
+A share of n images is an estimate, and so is a mean error; a floor is held to the end of its
+confidence interval, not to the estimate, so that luck does not decide.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ import math
 from collections.abc import Callable
 from typing import Literal
 
-from scipy.special import betaincinv, ndtri
+import numpy as np
+import numpy.typing as npt
+from scipy.special import betaincinv, ndtri, stdtrit
 
 Comparison = Literal["no worse", "worse", "undecided"]
 
@@ -69,6 +71,32 @@ def difference_bounds(
     lower = _bisect(lambda difference: score(difference) - z, -1.0, estimate)
     upper = _bisect(lambda difference: score(difference) + z, estimate, 1.0)
     return lower, upper
+
+
+def mean_bounds(values: npt.NDArray[np.float64], confidence: float) -> tuple[float, float]:
+    """Returns the lower and the upper one-sided bound of a mean.
+
+    Student's t interval ("The probable error of a mean", Biometrika 6, 1908). It is exact for
+    normal values and, by the central limit theorem, right for any from some tens of images on;
+    absolute errors are skewed, so that with fewer images the upper bound may be a little too low.
+
+    Args:
+      values: float64 [images]; for two models, the differences on the same images.
+      confidence: of each bound, between 0.5 and 1.
+
+    Returns:
+      Infinite bounds where nothing can be told: fewer than two values, or one that is no number.
+    """
+    if len(values) < 2 or not np.isfinite(values).all():
+        return -math.inf, math.inf
+    mean, images = float(values.mean()), len(values)
+    half = float(stdtrit(images - 1, confidence)) * float(values.std(ddof=1)) / math.sqrt(images)
+    return mean - half, mean + half
+
+
+def mean_upper_bound(values: npt.NDArray[np.float64], confidence: float) -> float:
+    """Returns the one-sided upper bound of a mean (see `mean_bounds`)."""
+    return mean_bounds(values, confidence)[1]
 
 
 def compare(lower: float, upper: float, margin: float) -> Comparison:

@@ -33,7 +33,11 @@ _GROUPS: Final = ("weights", "optimizer", "best_weights")
 
 @dataclass(frozen=True)
 class Epoch:
-    """What an epoch came to; `epoch` counts from 1, times are in seconds."""
+    """What an epoch came to; `epoch` counts from 1 through all phases, times are in seconds.
+
+    `heads` has the figures of each head by its name, where there are several: `loss`, `eval_loss`,
+    and `accuracy` and `eval_accuracy`, or `mae` and `eval_mae`. `accuracy` is the label's.
+    """
 
     epoch: int
     seconds: float
@@ -43,6 +47,19 @@ class Epoch:
     eval_loss: float
     eval_accuracy: float
     learning_rate: float
+    heads: dict[str, dict[str, float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class PhaseRecord:
+    """What a phase has come to: `first_epoch` counts from 1, `epochs` are those it has done."""
+
+    name: str
+    first_epoch: int
+    epochs: int
+    unfreeze: str
+    learning_rate: float
+    trainable_parameters: int
 
 
 @dataclass(frozen=True)
@@ -50,7 +67,9 @@ class State:
     """Training at the end of an epoch.
 
     `best_epoch` counts from 1; `finished` means that nothing is left to train. The arrays are
-    the model's weights, the optimizer's variables and the best epoch's weights, in Keras's order.
+    the model's weights, the optimizer's variables and the best epoch's weights, in Keras's order;
+    with a moving average the best weights are averaged ones. The last of `phases` is the one that
+    the last epoch belongs to.
     """
 
     epochs: tuple[Epoch, ...] = ()
@@ -60,6 +79,7 @@ class State:
     weights: Arrays = field(default_factory=list)
     optimizer: Arrays = field(default_factory=list)
     best_weights: Arrays = field(default_factory=list)
+    phases: tuple[PhaseRecord, ...] = ()
 
 
 class Checkpoints:
@@ -73,6 +93,7 @@ class Checkpoints:
         self.folder.mkdir(parents=True, exist_ok=True)
         facts = {name: value for name, value in vars(state).items() if name not in _GROUPS}
         facts["epochs"] = [asdict(epoch) for epoch in state.epochs]
+        facts["phases"] = [asdict(phase) for phase in state.phases]
         arrays = {
             f"{group}/{index}": array
             for group in _GROUPS
@@ -109,4 +130,5 @@ def _read(path: Path) -> State:
             count = sum(name.startswith(f"{group}/") for name in stored.files)
             facts[group] = [stored[f"{group}/{index}"] for index in range(count)]
     facts["epochs"] = tuple(Epoch(**epoch) for epoch in facts["epochs"])
+    facts["phases"] = tuple(PhaseRecord(**phase) for phase in facts["phases"])
     return State(**facts)

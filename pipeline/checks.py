@@ -10,10 +10,12 @@ import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from tensorflow_metadata.proto.v0 import anomalies_pb2, schema_pb2, statistics_pb2
 
+from pipeline import targets
 from pipeline.config import Mode, Validation
 from pipeline.errors import DataRefused, bounded
 from pipeline.features import LABEL, SPLITS, TEST, TRAIN
@@ -64,18 +66,21 @@ class Evidence:
       statistics: TFDV's, by split.
       anomalies: ExampleValidator's, by split.
       counts: images of each class in each split, from the ingest report.
+      images: the ingest report's images.parquet, which has the targets of heads, image by image;
+        None where there is none.
     """
 
     statistics: Mapping[str, statistics_pb2.DatasetFeatureStatisticsList]
     anomalies: Mapping[str, anomalies_pb2.Anomalies]
     counts: Counts
+    images: Path | None = None
 
 
 def run(options: Validation, evidence: Evidence) -> list[Check]:
     """Runs every check that isn't off, in a fixed order."""
     findings: list[tuple[str, Mode, Iterable[Finding]]] = [
         ("anomalies", options.anomalies, anomalies(evidence)),
-        ("unseen_labels", options.unseen_labels, unseen_labels(evidence.counts)),
+        ("unseen_labels", options.unseen_labels, _unseen(evidence)),
         ("few_images", options.few_images, few_images(evidence.counts, options.min_images)),
         ("imbalance", options.imbalance, imbalance(evidence.counts, options.max_imbalance)),
         ("split_mix", options.split_mix, split_mix(evidence.counts, options.max_split_distance)),
@@ -115,10 +120,13 @@ def anomalies(evidence: Evidence) -> Iterator[Finding]:
     """Yields what TFDV found against the schema, split by split, feature by feature."""
     for split in _ordered(evidence.anomalies):
         proto = evidence.anomalies[split]
-        for feature in sorted(proto.anomaly_info):
-            info = proto.anomaly_info[feature]
+        for key in sorted(proto.anomaly_info):
+            info = proto.anomaly_info[key]
+            # The key quotes what is no plain word.
+            feature = ".".join(info.path.step) or key
             expected = _expected(proto.baseline, feature)
             found = _found(evidence.statistics.get(split), feature) or info.description
+            found += targets.outside(evidence.images, proto.baseline, feature, split)
             yield Finding(
                 feature,
                 split,
@@ -142,19 +150,32 @@ def anomalies(evidence: Evidence) -> Iterator[Finding]:
             )
 
 
-def unseen_labels(counts: Counts) -> Iterator[Finding]:
-    """Yields a finding for each held-out split with classes that train has no image of."""
+def _unseen(evidence: Evidence) -> Iterator[Finding]:
+    yield from unseen_labels(evidence.counts)
+    for feature, counts in targets.class_counts(evidence.images).items():
+        yield from unseen_labels(counts, feature)
+
+
+def unseen_labels(counts: Counts, feature: str = LABEL) -> Iterator[Finding]:
+    """Yields a finding for each held-out split with classes that train has no image of.
+
+    Args:
+      counts: of the label's classes, or of another feature's.
+      feature: which.
+    """
+    of_feature = "" if feature == LABEL else f" of {feature!r}"
     for split in _splits(counts):
         unseen = [name for name, of in counts.items() if of.get(split) and not of.get(TRAIN)]
         if split != TRAIN and unseen:
             found = bounded([repr(name) for name in unseen])
             yield Finding(
-                LABEL,
+                feature,
                 split,
                 found,
                 f"classes that {TRAIN!r} has images of",
-                f"The split {split!r} holds classes that train has no image of: {found}. Expected "
-                "every class in train: no model can learn it. Add images, or split anew.",
+                f"The split {split!r} holds classes{of_feature} that train has no image of: "
+                f"{found}. Expected every class in train: no model can learn it. Add images, or "
+                "split anew.",
             )
 
 

@@ -5,20 +5,18 @@ Nothing here imports TensorFlow or TFX, so that `--help` answers at once.
 
 from __future__ import annotations
 
-import json
 import sys
 import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
-from pipeline import cluster, console, runs
+from pipeline import cluster, console, runs, upkeep
 from pipeline import config as configuration
 from pipeline.errors import SafelightError
 from pipeline.options import (
@@ -26,6 +24,7 @@ from pipeline.options import (
     ProfileOption,
     SetOption,
     VerboseOption,
+    VerifyOption,
     WaitOption,
     WorkdirOption,
 )
@@ -43,6 +42,7 @@ app = typer.Typer(
 )
 
 cluster.register(app)
+upkeep.register(app)
 
 _OUTCOMES: dict[int, Outcome] = {4: "invalid_data"}
 _debug = False
@@ -65,6 +65,7 @@ def run(
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
     wait: WaitOption = False,
+    verify: VerifyOption = False,
 ) -> None:
     """Run the whole pipeline on DATA: ingest, validate, train, evaluate, check, push.
 
@@ -75,7 +76,7 @@ def run(
     """
     with _json_on_error(as_json):
         effective = configuration.load(profile, overrides or ())
-        result = _run(data, workdir, effective, verbose, wait)
+        result = _run(data, workdir, effective, verbose, wait, verify)
     _end(result, as_json)
 
 
@@ -108,13 +109,14 @@ def inspect(
     sheet: Annotated[
         Path | None, typer.Option(help="Write a contact sheet here (a .png file).")
     ] = None,
+    verify: VerifyOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Show what ingest would see: form, classes, counts, sizes, problems. Nothing is run."""
     from pipeline import inspect as inspection
 
     effective = configuration.load(profile, overrides or ())
-    inspection.command(data, effective.config.ingest, sample, sheet, as_json)
+    inspection.command(data, effective.config.ingest, sample, sheet, as_json, verify)
 
 
 @app.command()
@@ -146,27 +148,9 @@ def config_command(
     as_json: JsonOption = False,
 ) -> None:
     """Show the effective configuration, each value with where it came from."""
-    effective = configuration.load(profile, overrides or ())
-    rows = [
-        {
-            "key": key,
-            "value": value,
-            "origin": effective.origin(key),
-            "type": _type_name(field.annotation),
-            "help": field.description,
-        }
-        for key, value, field in configuration.entries(effective.config)
-    ]
-    if as_json:
-        print(json.dumps(rows, default=list))
-    elif schema:
-        _print_schema(rows)
-    else:
-        table = Table("key", "value", "from", box=None, pad_edge=False, header_style="bold")
-        for row in rows:
-            value = "auto" if row["value"] is None else json.dumps(row["value"])
-            table.add_row(row["key"], escape(value), row["origin"])
-        console.stdout.print(table)
+    from pipeline import show_config
+
+    show_config.command(profile, overrides or (), schema, as_json)
 
 
 @app.command()
@@ -212,14 +196,29 @@ def serve(
 
 
 @app.command()
+def tensorboard(
+    workdir: WorkdirOption,
+    port: Annotated[int, typer.Option(help="On this machine; 0 picks a free one.")] = 6006,
+    as_json: JsonOption = False,
+) -> None:
+    """Show the curves, images and profiles of all runs in TensorBoard."""
+    from pipeline import tensorboard as board
+
+    raise typer.Exit(board.command(workdir, port, as_json))
+
+
+@app.command()
 def history(workdir: WorkdirOption, as_json: JsonOption = False) -> None:
-    """List the runs of a workdir: outcome, main metrics, version pushed."""
+    """List the runs of a workdir, and what was decided about retraining."""
     place = open_workdir(workdir, create=False)
+    from pipeline.retrain.show import show_ledger
+
     found = [run.read_result() for run in runs.all_runs(place.runs)]
     if as_json:
         print("[" + ",\n".join(result.to_json() for result in found if result) + "]")
     else:
         console.show_history(found)
+        show_ledger(place.root / "retrain")
 
 
 def main() -> None:
@@ -243,12 +242,17 @@ def _run(
     effective: configuration.Effective,
     verbose: bool,
     wait: bool = False,
+    verify: bool = False,
 ) -> Result:
     from pipeline.ingest.scan import scan
     from pipeline.runners import local
 
-    with console.stderr.status(f"looking at {escape(data)}"):
-        found = scan(data, effective.config.ingest)
+    with console.stderr.status(f"looking at {escape(data)}") as status:
+
+        def copied(done: int, total: int) -> None:
+            status.update(f"copying {escape(data)}: {done / 1e6:,.0f} of {total / 1e6:,.0f} MB")
+
+        found = scan(data, effective.config.ingest, verify, copied)
     place = open_workdir(workdir)
     with place.lock(wait) as lock:
         record = local.prepare(place, effective, found)
@@ -282,17 +286,3 @@ def _json_on_error(as_json: bool) -> Iterator[None]:
             outcome = _OUTCOMES.get(error.exit_code, "failed")
             print(Result("", outcome, reasons=[str(error), *error.reasons]).to_json())
         raise
-
-
-def _type_name(annotation: Any) -> str:
-    text = getattr(annotation, "__name__", None) if isinstance(annotation, type) else None
-    return text or str(annotation).replace("typing.", "").replace("Literal", "one of ")
-
-
-def _print_schema(rows: list[dict[str, Any]]) -> None:
-    for row in rows:
-        default = "auto" if row["value"] is None else json.dumps(row["value"])
-        console.stdout.print(
-            f"[bold]{row['key']}[/] = {escape(default)}  [dim]{escape(row['type'])}[/]"
-        )
-        console.stdout.print(f"    {escape(row['help'])}")

@@ -24,17 +24,22 @@ from typing import Any, Final, Protocol, TypeVar
 import requests
 
 from pipeline import images
+from pipeline.client_answers import HeadPrediction, Prediction, from_row, from_tensors
 from pipeline.errors import SafelightError, UsageError
-from pipeline.features import (
-    IMAGE,
-    OUT_CLASSES,
-    OUT_LABEL,
-    OUT_PROBABILITIES,
-    OUT_SCORE,
-    SERVING_SIGNATURE,
-)
+from pipeline.features import IMAGE, SERVING_SIGNATURE
 from pipeline.images import BadImage, Prepared
 from pipeline.request_log import RequestLog
+
+__all__ = [
+    "Client",
+    "GrpcClient",
+    "HeadPrediction",
+    "NotServed",
+    "Prediction",
+    "RequestRefused",
+    "RestClient",
+    "VersionStatus",
+]
 
 _T = TypeVar("_T")
 
@@ -55,15 +60,6 @@ class RequestRefused(SafelightError):
 
 class _Passing(Exception):
     """A failure worth another try."""
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """The answer for one image; `probabilities` in the model's class order."""
-
-    label: str
-    score: float
-    probabilities: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -214,7 +210,7 @@ class RestClient(_Base):
         body = {"signature_name": SERVING_SIGNATURE, "instances": rows}
         answer = self._ask("POST", f"{self._path()}:predict", seconds, body)
         try:
-            found = [_from_row(row) for row in answer["predictions"]]
+            found = [from_row(row) for row in answer["predictions"]]
         except (KeyError, TypeError, ValueError):
             raise self._not_ours(
                 "predictions with label, score, classes and probabilities"
@@ -311,12 +307,14 @@ class GrpcClient(_Base):
         tensor.tensor_shape.dim.add().size = len(encoded)
         tensor.string_val.extend(encoded)
         response = self._ask(self._prediction.Predict, request, seconds)
-        if not {OUT_LABEL, OUT_SCORE, OUT_CLASSES, OUT_PROBABILITIES} <= set(response.outputs):
+        try:
+            found = from_tensors(response.outputs)
+        except (KeyError, TypeError, ValueError):
             raise self._not_ours(
                 f"outputs label, score, classes and probabilities, not "
                 f"{', '.join(sorted(response.outputs)) or 'none'}"
-            )
-        return int(response.model_spec.version.value), _from_tensors(response.outputs)
+            ) from None
+        return int(response.model_spec.version.value), found
 
     def _status(self, seconds: float) -> list[VersionStatus]:
         from tensorflow_serving.apis import get_model_status_pb2
@@ -362,23 +360,3 @@ def _prepare(file: Path | bytes) -> Prepared:
             f"{name} can't be used ({error}). Expected a JPEG, PNG, GIF, BMP, WebP or TIFF image. "
             "Nothing was sent."
         ) from None
-
-
-def _from_row(row: dict[str, Any]) -> Prediction:
-    pairs = zip(row[OUT_CLASSES], row[OUT_PROBABILITIES], strict=True)
-    return Prediction(row[OUT_LABEL], float(row[OUT_SCORE]), {name: float(p) for name, p in pairs})
-
-
-def _from_tensors(outputs: Any) -> list[Prediction]:
-    import tensorflow as tf
-
-    labels, scores, classes, probabilities = (
-        tf.make_ndarray(outputs[key]).tolist()
-        for key in (OUT_LABEL, OUT_SCORE, OUT_CLASSES, OUT_PROBABILITIES)
-    )
-    return [
-        Prediction(
-            label.decode(), score, {name.decode(): p for name, p in zip(names, values, strict=True)}
-        )
-        for label, score, names, values in zip(labels, scores, classes, probabilities, strict=True)
-    ]

@@ -1,347 +1,403 @@
-"""From TFRecords through the transform graph to batches for Keras, kept between epochs.
+"""Batches for Keras: kept rows or decoded records, shuffled, augmented, weighted, in shares.
 
-The transform graph is applied to whole batches of records inside tf.data. Its output is computed
-once and kept, in memory or in a file, as one float32 array; an epoch is then a permutation of
-all its rows, which depends on (seed, epoch) alone. Where there is room for neither, each epoch
-decodes again and shuffles through a buffer.
+    loaded = load(source, fitted_on, held_out, train.cache, disk)
+    batches = batches_of(loaded, train, first_epoch=0)
+
+An epoch's order depends on (seed, epoch) alone, and a batch's augmentation on (seed, epoch, step).
 """
 
 from __future__ import annotations
 
-import hashlib
-import mmap
-import shutil
-import struct
-import tempfile
-import time
-from collections.abc import Mapping, Sequence
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
-import psutil
 import tensorflow as tf
-import tensorflow_transform as tft
 
-from pipeline import events
-from pipeline.errors import ConfigError, DataRefused, SafelightError, bounded
-from pipeline.features import IMAGE, LABEL, LABEL_ID, PIXELS
+from pipeline import augment, events, heads, imbalance, sampling
+from pipeline.cache import Kept, Place, bytes_kept, choose_place, keep
+from pipeline.config import Train
+from pipeline.features import EVAL, LABEL, TRAIN
+from pipeline.records import (
+    DECODE_BATCH,
+    Input,
+    Records,
+    packed,
+    sample_images,
+    scan,
+    unpacked,
+)
 
-Place = Literal["memory", "disk", "off"]
-
-# Batches of this many records keep the cores busy in the transform graph without much memory.
-DECODE_BATCH: Final = 256
+__all__ = [
+    "DECODE_BATCH",
+    "Batches",
+    "Input",
+    "Kept",
+    "Layout",
+    "Loaded",
+    "Place",
+    "Records",
+    "batches_of",
+    "bytes_kept",
+    "choose_place",
+    "keep",
+    "load",
+    "sample_images",
+    "scan",
+]
 
 # Encoded records that an epoch without a cache mixes at a time.
 SHUFFLE_BUFFER: Final = 10_000
 
-# What is kept may take this share of the memory or the disk that is free: training needs some too.
-_SHARE: Final = 0.5
+# AutoGraph would rewrite Keras's sources, and ours, for loops and branches that aren't there.
+_plain = tf.autograph.experimental.do_not_convert
 
-_PROGRESS_SECONDS: Final = 0.2
+_ENDLESS: Final = np.iinfo(np.int64).max
 
-_CGROUP: Final = Path("/sys/fs/cgroup")
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """How batches are cut for the devices.
+
+    Attributes:
+      batch_size: images of a step, on all devices together.
+      worker: this process, of `workers` that each read their rows of every batch.
+      workers: see there.
+      whole: whether every batch has the same number of rows, and a static shape. An epoch then
+        leaves out the rows that don't fill one: others each time.
+      multiple: what the batches of eval have to be a multiple of; only with `whole`.
+    """
+
+    batch_size: int
+    worker: int = 0
+    workers: int = 1
+    whole: bool = False
+    multiple: int = 1
 
 
 @dataclass(frozen=True)
-class Records:
-    """The TFRecord files of one split: their number of examples, and a digest of their content."""
+class Batches:
+    """What is fitted on.
 
-    files: tuple[Path, ...]
+    Attributes:
+      train: epoch after epoch without end. Elements are pixels (float32 [batch, side, side,
+        channels]), targets and, where train.class_weights is on, weights (float32 [batch]). With
+        one head the targets are int64 [batch], or shares (float32 [batch, classes]) where
+        train.augment mixes labels; with several they are a dict by the head's name.
+      held_out: eval once: pixels and targets.
+      examples: images of an epoch.
+      batch_size: images of a step, on all devices together.
+      whole: whether an epoch leaves out what doesn't fill a batch.
+    """
+
+    train: tf.data.Dataset
+    held_out: tf.data.Dataset
     examples: int
-    digest: str
+    batch_size: int
+    whole: bool = False
+
+    @property
+    def steps(self) -> int:
+        """Returns the batches of an epoch; a smaller last one counts, unless it is left out."""
+        full, rest = divmod(self.examples, self.batch_size)
+        return full + (1 if rest and not self.whole else 0)
 
 
 @dataclass(frozen=True)
-class Kept:
-    """A split behind the transform graph, row by row.
+class Loaded:
+    """The splits train and eval, for any number of `batches_of`.
 
-    pixels: float32 [examples, side, side, channels], in memory or mapped from a file.
-    label_ids: int64 [examples].
+    `kept` has them behind the transform graph, by name; without it they are decoded again.
     """
 
-    pixels: npt.NDArray[np.float32]
-    label_ids: npt.NDArray[np.int64]
+    source: Input
+    fitted_on: Records
+    held_out: Records
+    kept: dict[str, Kept] | None
+
+    @functools.cached_property
+    def label_ids(self) -> npt.NDArray[np.int64]:
+        """The labels of train in the order of the files, int64 [examples]."""
+        if self.kept is not None:
+            return self.kept[TRAIN].label_ids
+        return self.source.label_ids(self.fitted_on)
 
 
-def scan(patterns: Sequence[str]) -> Records:
-    """Finds the files of a split and reads the frames of their records, not the records.
-
-    A TFRecord's frame holds its length and a checksum of its data: together they identify the
-    content without reading it.
-
-    Args:
-      patterns: file patterns, as TFX's Trainer gets them.
-
-    Raises:
-      SafelightError: a file is cut short, or isn't an uncompressed TFRecord.
-      DataRefused: no file, or no record in them.
-    """
-    files = tuple(sorted(Path(name) for pattern in patterns for name in tf.io.gfile.glob(pattern)))
-    digest = hashlib.sha256()
-    examples = sum(_scan_file(path, digest) for path in files)
-    if not examples:
-        raise DataRefused(
-            f"There is nothing to train on: no examples in {bounded(patterns)}. "
-            "Add images, or change ingest.split so that train and eval get some."
-        )
-    return Records(files, examples, digest.hexdigest())
-
-
-def _scan_file(path: Path, digest: Any) -> int:
-    size = path.stat().st_size
-    if not size:
-        return 0
-    count, position = 0, 0
-    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        # A frame: length (8 bytes), its checksum (4), the data, the data's checksum (4).
-        while position + 16 <= size:
-            (length,) = struct.unpack_from("<Q", content, position)
-            end = position + 16 + length
-            if end > size:
-                break
-            digest.update(content[position : position + 8] + content[end - 4 : end])
-            count, position = count + 1, end
-    if position != size:
-        raise SafelightError(
-            f"{path} is not a whole, uncompressed TFRecord file: what should be a record ends "
-            f"behind the file's {size} bytes. Delete the artifact that it belongs to and run again."
-        )
-    return count
-
-
-def sample_images(records: Records, count: int, among: int = 64) -> list[bytes]:
-    """Returns the smallest `count` encoded images among the first of a split, in its order."""
-    first = tf.data.TFRecordDataset([str(path) for path in records.files]).take(among)
-    spec = {IMAGE: tf.io.FixedLenFeature([], tf.string)}
-    images = [tf.io.parse_single_example(record, spec)[IMAGE].numpy() for record in first]
-    smallest = sorted(range(len(images)), key=lambda index: len(images[index]))[:count]
-    return [images[index] for index in sorted(smallest)]
-
-
-class Input:
-    """The transform graph, ready to be mapped over batches of serialized examples.
-
-    `layer` is TFT's, `spec` parses what it needs, `shape` is that of the pixels it gives.
-    """
-
-    def __init__(self, transform_graph: Path, image_size: int, channels: int) -> None:
-        output = tft.TFTransformOutput(str(transform_graph))
-        spec = output.raw_feature_spec()
-        self.layer = output.transform_features_layer()
-        self.spec = {name: spec[name] for name in (IMAGE, LABEL)}
-        self.shape = (image_size, image_size, channels)
-        # Traced once for all data sets; AutoGraph would rewrite TFT's own sources meanwhile.
-        self.transform = tf.function(
-            self._transform, [tf.TensorSpec([None], tf.string)], autograph=False
-        )
-
-    def apply(self, inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """Returns what the graph makes of these features (string [batch] each).
-
-        TFT's layer is a Keras 2 model. Called as one, it would be traced through Keras 2, and again
-        when it is saved: 15 seconds for the same graph.
-        """
-        out: dict[str, tf.Tensor] = self.layer.call(inputs)
-        return out
-
-    def _transform(self, serialized: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns pixels (float32 [batch, *shape]) and label ids (int64 [batch]).
-
-        Args:
-          serialized: tf.Examples, string [batch].
-        """
-        out = self.apply(tf.io.parse_example(serialized, self.spec))
-        pixels = tf.ensure_shape(out[PIXELS], (None, *self.shape))
-        return pixels, tf.reshape(out[LABEL_ID], [-1])
-
-    def read(self, *splits: Records) -> tf.data.Dataset:
-        """Yields splits once, in the order of their files, in batches of DECODE_BATCH."""
-        files = [str(path) for records in splits for path in records.files]
-        batches = -(-sum(records.examples for records in splits) // DECODE_BATCH)
-        serialized = tf.data.TFRecordDataset(files).batch(DECODE_BATCH)
-        counted = serialized.apply(tf.data.experimental.assert_cardinality(batches))
-        return self.mapped(counted).prefetch(tf.data.AUTOTUNE)
-
-    def mapped(self, serialized: tf.data.Dataset) -> tf.data.Dataset:
-        """Applies `transform` to each batch, several at a time, in their order."""
-        return serialized.map(
-            self.transform, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
-        )
-
-    def bytes_kept(self, *splits: Records) -> int:
-        """Returns the size of these splits behind the transform graph."""
-        return sum(records.examples for records in splits) * (4 * int(np.prod(self.shape)) + 8)
-
-
-def choose_place(wanted: Literal["auto", "memory", "disk", "off"], need: int, disk: Path) -> Place:
-    """Says where `need` bytes are kept between epochs, and notes it.
-
-    Args:
-      wanted: train.cache.
-      need: bytes.
-      disk: a directory on the disk that would take them.
-
-    Raises:
-      ConfigError: they do not fit where train.cache wants them.
-    """
-    memory, free = available_memory(), shutil.disk_usage(disk).free
-    if wanted == "off" or (wanted == "auto" and need > _SHARE * max(memory, free)):
-        room = f"{_gib(memory)} of memory and {_gib(free)} of disk are free"
-        why = "as train.cache says" if wanted == "off" else f"{_gib(need)} would be needed, {room}"
-        events.note(f"Images are decoded again in each epoch: {why}.")
-        return "off"
-    if wanted == "memory" or (wanted == "auto" and need <= _SHARE * memory):
-        _check_room("memory", need, memory)
-        events.note(f"Transformed images stay in memory: {_gib(need)} of {_gib(memory)} available.")
-        return "memory"
-    _check_room("disk", need, free)
-    events.note(f"Transformed images stay on disk: {_gib(need)} of {_gib(free)} free.")
-    return "disk"
-
-
-def available_memory() -> int:
-    """Returns the bytes of memory still to be had, within the container's limit if there is one."""
-    available = psutil.virtual_memory().available
-    try:
-        limit = int((_CGROUP / "memory.max").read_text())
-        used = int((_CGROUP / "memory.current").read_text())
-    except (OSError, ValueError):  # no cgroup of version 2, or "max"
-        return available
-    return max(0, min(available, limit - used))
-
-
-def keep(source: Input, splits: Mapping[str, Records], place: Place, disk: Path) -> dict[str, Kept]:
-    """Runs splits through the transform graph once; one array holds them all.
+def load(
+    source: Input,
+    fitted_on: Records,
+    held_out: Records,
+    cache: Literal["auto", "memory", "disk", "off"],
+    disk: Path,
+) -> Loaded:
+    """Puts both splits through the transform graph and keeps them, where there is room.
 
     Args:
       source: the transform graph.
-      splits: by name.
-      place: `memory` or `disk`.
-      disk: the directory for the file; its name is gone as soon as it is open, so that nothing
-        is left behind however this process ends.
+      fitted_on: the split train.
+      held_out: the split eval.
+      cache: train.cache.
+      disk: a directory for a file that is never seen there.
 
     Raises:
+      ConfigError: they do not fit where train.cache wants them.
       DataRefused: an example's label is none of the classes.
     """
-    total = sum(records.examples for records in splits.values())
-    pixels = _room((total, *source.shape), place, disk)
-    label_ids = np.empty(total, np.int64)
-    done, told = 0, 0.0
-    for batch, ids in source.read(*splits.values()).as_numpy_iterator():
-        pixels[done : done + len(ids)] = batch
-        label_ids[done : done + len(ids)] = ids
-        done += len(ids)
-        if done == total or time.monotonic() - told >= _PROGRESS_SECONDS:
-            told = time.monotonic()
-            events.progress("Trainer", done, total, "images", "reading")
-    kept, start = {}, 0
-    for name, records in splits.items():
-        rows = slice(start, start + records.examples)
-        kept[name] = Kept(pixels[rows], label_ids[rows])
-        _check_labels(name, kept[name])
-        start = rows.stop
-    return kept
-
-
-def _check_labels(name: str, kept: Kept) -> None:
-    unknown = int((kept.label_ids < 0).sum())
-    if unknown:
-        raise DataRefused(
-            f"{unknown} of {len(kept.label_ids)} images in {name} have a label that is none of "
-            "the schema's classes. Run again with validation.unseen_labels=fail to see which."
-        )
-
-
-def _room(shape: tuple[int, ...], place: Place, disk: Path) -> npt.NDArray[np.float32]:
-    if place == "memory":
-        return np.empty(shape, np.float32)
     disk.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=disk, prefix="images-") as file:
-        return np.memmap(file.name, np.float32, mode="w+", shape=shape)
+    place = choose_place(cache, bytes_kept(source, fitted_on, held_out), disk)
+    kept = None
+    if place != "off":
+        kept = keep(source, {TRAIN: fitted_on, EVAL: held_out}, place, disk)
+    return Loaded(source, fitted_on, held_out, kept)
 
 
-def shuffled(kept: Kept, batch_size: int, seed: int, first_epoch: int) -> tf.data.Dataset:
-    """Yields epoch after epoch without end, each a new order of all rows from (seed, epoch).
+def batches_of(
+    loaded: Loaded,
+    train: Train,
+    *,
+    layout: Layout | None = None,
+    first_epoch: int = 0,
+    images: int = 0,
+) -> Batches:
+    """Returns the batches that the configuration asks for.
 
-    Elements are pixels (float32 [batch, side, side, channels]) and label ids (int64 [batch]); an
-    epoch's last batch is smaller where the batch size doesn't divide the rows.
+    Args:
+      loaded: the splits.
+      train: the configuration; `layout` or its batch size have to be there.
+      layout: for several devices or processes.
+      first_epoch: the epochs that are already done.
+      images: take this many of train, evenly spread; 0 takes all.
+
+    Raises:
+      ConfigError: train.class_weights names a class that there isn't.
     """
-    rows = tf.range(len(kept.label_ids), dtype=tf.int64)
-
-    def indices(epoch: tf.Tensor) -> tf.data.Dataset:
-        order = tf.random.experimental.stateless_shuffle(rows, seed=tf.stack([seed, epoch]))
-        return tf.data.Dataset.from_tensor_slices(order).batch(batch_size)
-
-    return _gathered(kept, _epochs(first_epoch).flat_map(indices))
-
-
-def ordered(kept: Kept, batch_size: int) -> tf.data.Dataset:
-    """Yields each row once in the order of the files; elements are as in `shuffled`."""
-    rows = tf.data.Dataset.range(len(kept.label_ids)).batch(batch_size)
-    return _gathered(kept, rows)
+    if layout is None:
+        assert train.batch_size
+        layout = Layout(batch_size=train.batch_size)
+    examples = min(images or loaded.fitted_on.examples, loaded.fitted_on.examples)
+    feed = _Feed(loaded, train, layout, examples)
+    if loaded.kept is None:
+        fitted = _streamed(feed, first_epoch)
+    else:
+        fitted = _shuffled(feed, loaded.kept[TRAIN].thinned(examples), first_epoch)
+    held_out = _held_out(loaded, layout)
+    return Batches(fitted, held_out, examples, layout.batch_size, layout.whole)
 
 
-def _gathered(kept: Kept, indices: tf.data.Dataset) -> tf.data.Dataset:
+class _Feed:
+    """What each training batch goes through behind its rows: augmentation, weights, its shape."""
+
+    def __init__(self, loaded: Loaded, train: Train, layout: Layout, examples: int) -> None:
+        self.loaded, self.train, self.layout, self.examples = loaded, train, layout, examples
+        answers = loaded.source.heads
+        labels = answers[0].classes
+        self.weights: npt.NDArray[np.float32] | None = None
+        self.times = np.ones(len(labels), np.float32)
+        if train.class_weights != "none" or train.oversample:
+            counts = np.bincount(loaded.label_ids, minlength=len(labels))
+            self.weights = imbalance.class_weights(train, labels, counts)
+            wanted = sampling.expected(counts, train.oversample)
+            self.times = (wanted / np.maximum(counts, 1)).astype(np.float32)
+        self.policy: augment.Policy | None = None
+        if train.augment:
+            classes = {head.name: len(head.classes) for head in answers if head.kind == "class"}
+            value_range = loaded.source.value_range()
+            self.policy = augment.Policy(
+                train.augment, classes, value_range, loaded.source.shape[-1]
+            )
+
+    @property
+    def local_rows(self) -> int | None:
+        """The rows of this process's batches, if they are all the same."""
+        layout = self.layout
+        return layout.batch_size // layout.workers if layout.whole else None
+
+    def share(self, rows: tf.Tensor) -> tf.Tensor:
+        """Returns this process's of a whole batch's rows or records."""
+        return rows[self.layout.worker :: self.layout.workers]
+
+    def element(
+        self, epoch: tf.Tensor, step: tf.Tensor, pixels: tf.Tensor, targets: dict[str, Any]
+    ) -> tuple[Any, ...]:
+        """Returns a batch as Keras takes it."""
+        pixels = tf.ensure_shape(pixels, (self.local_rows, *self.loaded.source.shape))
+        targets = {name: tf.ensure_shape(t, (self.local_rows,)) for name, t in targets.items()}
+        if self.policy is not None:
+            key = augment.key(self.train.seed, epoch, step, self.layout.worker)
+            pixels, targets = self.policy(pixels, targets, key)
+        if self.weights is None:
+            return pixels, packed(targets)
+        weights = imbalance.sample_weights(targets[heads.LABEL], self.weights)
+        return pixels, packed(targets), weights if len(targets) == 1 else {heads.LABEL: weights}
+
+    def mapped(self, batches: tf.data.Dataset, element: Any) -> tf.data.Dataset:
+        """Applies a function to batches, several at a time, in their order."""
+        parallel = batches.map(element, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        return parallel.prefetch(tf.data.AUTOTUNE)
+
+
+def _shuffled(feed: _Feed, kept: Kept, first_epoch: int) -> tf.data.Dataset:
+    """Yields epochs from kept rows, each in an order from (seed, epoch)."""
+    size, train = feed.layout.batch_size, feed.train
+    steps = Batches(None, None, feed.examples, size, feed.layout.whole).steps
+
+    def ordered(epoch: np.int64) -> npt.NDArray[np.int64]:
+        return sampling.order(kept.label_ids, train.oversample, train.seed, int(epoch))
+
+    @_plain
+    def epoch_of(epoch: tf.Tensor) -> tf.data.Dataset:
+        rows = tf.ensure_shape(tf.numpy_function(ordered, [epoch], tf.int64), (feed.examples,))
+
+        @_plain
+        def batch(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+            return epoch, step, feed.share(rows[step * size : (step + 1) * size])
+
+        return tf.data.Dataset.range(steps).map(batch)
+
+    @_plain
+    def element(epoch: tf.Tensor, step: tf.Tensor, rows: tf.Tensor) -> tuple[Any, ...]:
+        return feed.element(epoch, step, *_gathered(kept, rows))
+
+    return feed.mapped(_epochs(first_epoch).flat_map(epoch_of), element)
+
+
+def _gathered(kept: Kept, rows: tf.Tensor) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+    """Returns these rows (int64 [batch]) of the pixels and of each head's targets.
+
+    By NumPy: to TensorFlow the array would be a constant of the graph, and copied.
+    """
+    names = list(kept.targets)
+    kinds = [tf.float32, *(tf.as_dtype(kept.targets[name].dtype) for name in names)]
+
+    def gather(numbers: npt.NDArray[np.int64]) -> list[npt.NDArray[Any]]:
+        return [kept.pixels[numbers], *(kept.targets[name][numbers] for name in names)]
+
+    pixels, *targets = tf.numpy_function(gather, [rows], kinds)
     shape = (None, *kept.pixels.shape[1:])
-
-    def gather(rows: npt.NDArray[np.int64]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-        return kept.pixels[rows], kept.label_ids[rows]
-
-    def batch(rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        pixels, ids = tf.numpy_function(gather, [rows], (tf.float32, tf.int64))
-        return tf.ensure_shape(pixels, shape), tf.ensure_shape(ids, (None,))
-
-    return indices.map(batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(
-        tf.data.AUTOTUNE
-    )
+    shaped = {name: tf.ensure_shape(t, (None,)) for name, t in zip(names, targets, strict=True)}
+    return tf.ensure_shape(pixels, shape), shaped
 
 
-def streamed(
-    source: Input, records: Records, batch_size: int, seed: int, first_epoch: int
-) -> tf.data.Dataset:
-    """Yields epoch after epoch without end, decoded anew; elements are as in `shuffled`.
+def _held_out(loaded: Loaded, layout: Layout) -> tf.data.Dataset:
+    """Yields each row of eval once, in the order of the files.
+
+    Whole batches leave out a few rows: fewer than there are batches, or than fill a multiple.
+    """
+    rows = loaded.held_out.examples
+    size = DECODE_BATCH
+    if layout.whole:
+        size = _even_batch(rows, layout.multiple)
+        if rows % size:
+            events.note(f"Eval leaves out {rows % size} of {rows} images: its batches are whole.")
+    static = size if layout.whole else None
+
+    @_plain
+    def element(pixels: tf.Tensor, targets: Any) -> tuple[tf.Tensor, Any]:
+        shaped = {name: tf.ensure_shape(t, (static,)) for name, t in unpacked(targets).items()}
+        return tf.ensure_shape(pixels, (static, *loaded.source.shape)), packed(shaped)
+
+    if loaded.kept is None:
+        serialized = tf.data.TFRecordDataset(loaded.held_out.names)
+        records = serialized.batch(size, drop_remainder=layout.whole)
+        batches = loaded.source.mapped(records).map(_known)
+    else:
+        kept = loaded.kept[EVAL]
+        numbers = tf.data.Dataset.range(rows).batch(size, drop_remainder=layout.whole)
+        gather = _plain(functools.partial(_gathered, kept))
+        batches = numbers.map(gather, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    return batches.map(element).prefetch(tf.data.AUTOTUNE)
+
+
+def _even_batch(rows: int, multiple: int) -> int:
+    """Returns the size of at most DECODE_BATCH, or `multiple`, that leaves out the fewest rows."""
+    most = max(DECODE_BATCH // multiple, 1) * multiple
+    batches = -(-rows // most)
+    return max(rows // batches // multiple * multiple, min(multiple, rows))
+
+
+def _streamed(feed: _Feed, first_epoch: int) -> tf.data.Dataset:
+    """Yields epochs decoded anew.
 
     Files come in an order from (seed, epoch), and their records mix within SHUFFLE_BUFFER.
     """
-    names = tf.constant([str(path) for path in records.files])
+    source, layout, seed = feed.loaded.source, feed.layout, feed.train.seed
 
+    @_plain
     def epoch_of(epoch: tf.Tensor) -> tf.data.Dataset:
-        mixed = tf.random.experimental.stateless_shuffle(names, seed=tf.stack([seed, epoch]))
+        records = _resampled(feed, epoch) if feed.train.oversample else _mixed(feed, epoch)
         return (
-            tf.data.Dataset.from_tensor_slices(mixed)
-            .interleave(tf.data.TFRecordDataset, cycle_length=4)
+            records.take(feed.examples)
             .shuffle(
-                min(SHUFFLE_BUFFER, records.examples),
+                min(SHUFFLE_BUFFER, feed.examples),
                 seed=epoch + seed * 1_000_003,
                 reshuffle_each_iteration=False,
             )
-            .batch(batch_size)
+            .batch(layout.batch_size, drop_remainder=layout.whole)
+            .enumerate()
+            .map(_plain(lambda step, serialized: (epoch, step, feed.share(serialized))))
         )
 
-    batches = source.mapped(_epochs(first_epoch).flat_map(epoch_of))
-    return batches.map(_known).prefetch(tf.data.AUTOTUNE)
+    @_plain
+    def element(epoch: tf.Tensor, step: tf.Tensor, serialized: tf.Tensor) -> tuple[Any, ...]:
+        pixels, targets = _known(*source.transform(serialized))
+        return feed.element(epoch, step, pixels, unpacked(targets))
+
+    return feed.mapped(_epochs(first_epoch).flat_map(epoch_of), element)
 
 
-def _known(pixels: tf.Tensor, ids: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+def _mixed(feed: _Feed, epoch: tf.Tensor) -> tf.data.Dataset:
+    """Yields each serialized record once; with fewer images than there are, every epoch's same."""
+    names = tf.constant(feed.loaded.fitted_on.names)
+    rows = feed.loaded.fitted_on.examples
+    if feed.examples < rows:
+        step = rows // feed.examples
+        records = tf.data.TFRecordDataset(names).shard(step, 0)
+        return records.take(feed.examples)
+    seed = tf.stack([tf.constant(feed.train.seed, tf.int64), epoch])
+    mixed = tf.random.experimental.stateless_shuffle(names, seed=seed)
+    files = tf.data.Dataset.from_tensor_slices(mixed)
+    return files.interleave(tf.data.TFRecordDataset, cycle_length=4)
+
+
+def _resampled(feed: _Feed, epoch: tf.Tensor) -> tf.data.Dataset:
+    """Yields records as often as their class is drawn, without end.
+
+    A class that is to be drawn 2.5 times comes twice, and each of its records a third time with a
+    chance of one half. So the length of a pass varies a little: the next one goes on, and an epoch
+    takes as many as there are images.
+    """
+    spec = {LABEL: tf.io.FixedLenFeature([], tf.string)}
+    classes = feed.loaded.source.heads[0].classes
+    names = tf.constant([name.encode() for name in classes])
+
+    @_plain
+    def one_pass(number: tf.Tensor) -> tf.data.Dataset:
+        drawn = augment.key(feed.train.seed, epoch, number)
+
+        @_plain
+        def copies(index: tf.Tensor, record: tf.Tensor) -> tf.data.Dataset:
+            label = tf.io.parse_single_example(record, spec)[LABEL]
+            mean = tf.reduce_sum(tf.where(tf.equal(names, label), feed.times, 0.0))
+            chance = tf.random.stateless_uniform([], tf.random.fold_in(drawn, index))
+            count = tf.cast(tf.floor(mean + chance), tf.int64)
+            return tf.data.Dataset.from_tensors(record).repeat(count)
+
+        return _mixed(feed, epoch).enumerate().flat_map(copies)
+
+    return tf.data.Dataset.range(_ENDLESS).flat_map(one_pass)
+
+
+@_plain
+def _known(pixels: tf.Tensor, targets: Any) -> tuple[tf.Tensor, Any]:
+    """Fails for an image whose label is none of the classes."""
     message = "An image has a label that is none of the schema's classes."
+    ids = unpacked(targets)[heads.LABEL]
     with tf.control_dependencies([tf.debugging.assert_non_negative(ids, message)]):
-        return pixels, tf.identity(ids)
+        return tf.identity(pixels), targets
 
 
 def _epochs(first: int) -> tf.data.Dataset:
-    return tf.data.Dataset.range(first, np.iinfo(np.int64).max)
-
-
-def _check_room(where: str, need: int, free: int) -> None:
-    if need > free:
-        raise ConfigError(
-            f"train.cache={where} needs {_gib(need)}, and {_gib(free)} of {where} is free. "
-            "Leave train.cache at auto, or make transform.image_size smaller."
-        )
-
-
-def _gib(size: int) -> str:
-    return f"{size / 2**30:.2f} GiB"
+    return tf.data.Dataset.range(first, _ENDLESS)

@@ -7,21 +7,21 @@ final gate (`components/blessing_gate.py`) decides, once.
 Where the time goes (10,000 images of 32 x 32, 2 cores): TFMA takes each image apart and hands it
 to each metric by itself, and its Keras metrics are traced anew for every batch that they gather;
 together that is three times what the model takes. Here a batch stays a batch up to the one
-combiner, in NumPy, and only the columns that are needed are carried along.
+combiner a head, in NumPy, and only the columns that are needed are carried along.
+
+With heads beside the label the model is one of several outputs to TFMA: labels and predictions are
+dicts by the heads' names, and every metric has its head's name as `output_name`.
 """
 
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import tensorflow_model_analysis as tfma
 from tensorflow_model_analysis.extractors.predictions_extractor import (
@@ -31,51 +31,62 @@ from tensorflow_model_analysis.extractors.unbatch_extractor import UNBATCH_EXTRA
 from tensorflow_model_analysis.metrics import metric_types
 from tensorflow_model_analysis.metrics.multi_class_confusion_matrix_metrics import (
     MULTI_CLASS_CONFUSION_MATRICES,
-    Matrices,
-    MatrixEntryKey,
 )
 from tensorflow_model_analysis.metrics.multi_class_confusion_matrix_plot import (
     MULTI_CLASS_CONFUSION_MATRIX_PLOT_NAME,
 )
 
 from pipeline import features
+from pipeline.combiners import ClassCombiner, ValueCombiner
 from pipeline.config import Evaluate
 from pipeline.errors import SafelightError
-from pipeline.measured import Measured
+from pipeline.heads import LABEL, Head
+from pipeline.measured import Measured, MeasuredValues
 
 ACCURACY = "accuracy"
 TOP_K_ACCURACY = "top_k_accuracy"
 CROSS_ENTROPY = "cross_entropy"
 EXAMPLE_COUNT = "example_count"
+MAE = "mae"
+RMSE = "rmse"
+R2 = "r2"
 
-# As in Keras: a probability of 0 for the truth costs -log of this.
-_EPSILON = 1e-7
 
-
-def eval_config(options: Evaluate, code: str = "") -> tfma.EvalConfig:
+def eval_config(options: Evaluate, code: str = "", heads: Sequence[Head] = ()) -> tfma.EvalConfig:
     """Returns what Evaluator is to measure; the classes need not be known.
 
     Args:
       options: the configuration's section; only `top_k` matters here.
       code: fingerprint of this module's sources: part of Evaluator's cache key.
+      heads: those beside the label.
     """
-    metric = tfma.MetricConfig(
-        class_name=ClassificationMetrics.__name__,
-        module=__name__,
-        config=json.dumps({"top_k": options.top_k, "code": code}),
-    )
+    further: dict[str, list[str]] = {"class": [LABEL] if heads else [], "regression": []}
+    for head in heads:
+        further[head.kind].append(head.name)
+    classes = json.dumps({"top_k": options.top_k, "code": code})
+    specs = [_metrics(ClassificationMetrics.__name__, classes, further["class"])]
+    if further["regression"]:
+        values = json.dumps({"code": code})
+        specs.append(_metrics(RegressionMetrics.__name__, values, further["regression"]))
+    targets = {LABEL: features.LABEL_ID, **{head.name: head.target for head in heads}}
     return tfma.EvalConfig(
         model_specs=[
             tfma.ModelSpec(
                 signature_name=features.SERVING_SIGNATURE,
                 preprocessing_function_names=[features.TRANSFORM_SIGNATURE],
-                label_key=features.LABEL_ID,
-                prediction_key=features.OUT_PROBABILITIES,
+                label_key=None if heads else features.LABEL_ID,
+                label_keys=targets if heads else None,
+                prediction_key=None if heads else features.OUT_PROBABILITIES,
             )
         ],
         slicing_specs=[tfma.SlicingSpec()],
-        metrics_specs=[tfma.MetricsSpec(metrics=[metric])],
+        metrics_specs=specs,
     )
+
+
+def _metrics(name: str, config: str, outputs: Sequence[str]) -> tfma.MetricsSpec:
+    metric = tfma.MetricConfig(class_name=name, module=__name__, config=config)
+    return tfma.MetricsSpec(metrics=[metric], output_names=outputs)
 
 
 def custom_extractors(
@@ -102,30 +113,35 @@ def custom_extractors(
 
 
 def read_metrics(evaluation_uri: str) -> Measured:
-    """Returns what Evaluator wrote.
+    """Returns what Evaluator wrote of the label, with the other heads' results in `heads`.
 
     Raises:
       SafelightError: there are no results, or not those that `eval_config` asks for.
     """
     metrics = _overall_metrics(evaluation_uri)
-    wanted = (ACCURACY, TOP_K_ACCURACY, CROSS_ENTROPY, EXAMPLE_COUNT)
-    missing = [name for name in wanted if name not in metrics]
-    matrices = [
-        plot.value.multi_class_confusion_matrix_at_thresholds.matrices
+    matrices: dict[str, Any] = {
+        plot.key.output_name: plot.value.multi_class_confusion_matrix_at_thresholds.matrices
         for plots in tfma.load_plots(evaluation_uri)
         for plot in plots.plot_keys_and_values
-    ]
-    if missing or len(matrices) != 1:
-        raise SafelightError(
-            f"The evaluation at {evaluation_uri} is not whole: expected {', '.join(wanted)} and a "
-            f"confusion matrix; missing: {', '.join(missing) or 'the matrix'}. Remove it and run "
-            "again."
+    }
+    # With one head alone, outputs have no name.
+    label = LABEL if LABEL in metrics else ""
+    found = {
+        name: (
+            _values(evaluation_uri, of_head)
+            if MAE in of_head
+            else _classes(evaluation_uri, of_head, matrices.get(name, ()))
         )
-    if not metrics[EXAMPLE_COUNT]:
-        raise SafelightError(
-            f"The evaluation at {evaluation_uri} saw no images; expected those of the split "
-            f"{features.TEST!r}. Give the data more images, or that split a larger share of them."
-        )
+        for name, of_head in {label: {}, **metrics}.items()
+    }
+    whole = found.pop(label)
+    assert isinstance(whole, Measured)
+    return replace(whole, heads=found)
+
+
+def _classes(evaluation_uri: str, metrics: dict[str, float], matrices: Any) -> Measured:
+    wanted = (ACCURACY, TOP_K_ACCURACY, CROSS_ENTROPY, EXAMPLE_COUNT)
+    _check_whole(evaluation_uri, metrics, wanted, "the matrix" if len(matrices) != 1 else "")
     return Measured(
         examples=round(metrics[EXAMPLE_COUNT]),
         accuracy=metrics[ACCURACY],
@@ -133,20 +149,46 @@ def read_metrics(evaluation_uri: str) -> Measured:
         cross_entropy=metrics[CROSS_ENTROPY],
         confusion={
             (entry.actual_class_id, entry.predicted_class_id): round(entry.num_weighted_examples)
-            for entry in matrices[0][0].entries
+            for entry in matrices[0].entries
         },
     )
 
 
-def _overall_metrics(evaluation_uri: str) -> dict[str, float]:
+def _values(evaluation_uri: str, metrics: dict[str, float]) -> MeasuredValues:
+    _check_whole(evaluation_uri, metrics, (MAE, RMSE, R2, EXAMPLE_COUNT))
+    return MeasuredValues(
+        examples=round(metrics[EXAMPLE_COUNT]), mae=metrics[MAE], rmse=metrics[RMSE], r2=metrics[R2]
+    )
+
+
+def _check_whole(
+    evaluation_uri: str, metrics: dict[str, float], wanted: Sequence[str], more: str = ""
+) -> None:
+    missing = [name for name in wanted if name not in metrics]
+    if missing or more:
+        raise SafelightError(
+            f"The evaluation at {evaluation_uri} is not whole: expected {', '.join(wanted)} and a "
+            f"confusion matrix of each class head; missing: {', '.join(missing) or more}. Remove "
+            "it and run again."
+        )
+    if not metrics[EXAMPLE_COUNT]:
+        raise SafelightError(
+            f"The evaluation at {evaluation_uri} saw no images; expected those of the split "
+            f"{features.TEST!r}. Give the data more images, or that split a larger share of them."
+        )
+
+
+def _overall_metrics(evaluation_uri: str) -> dict[str, dict[str, float]]:
+    """Returns {output name: {metric: value}} over all images."""
     if not Path(evaluation_uri).is_dir():
         raise SafelightError(f"There is no evaluation at {evaluation_uri}. Run again.")
-    return {
-        metric.key.name: metric.value.double_value.value
-        for record in tfma.load_metrics(evaluation_uri)
-        if not record.slice_key.single_slice_keys
-        for metric in record.metric_keys_and_values
-    }
+    found: dict[str, dict[str, float]] = {}
+    for record in tfma.load_metrics(evaluation_uri):
+        if not record.slice_key.single_slice_keys:
+            for metric in record.metric_keys_and_values:
+                of_head = found.setdefault(metric.key.output_name, {})
+                of_head[metric.key.name] = metric.value.double_value.value
+    return found
 
 
 def _keep_images(extracts: dict[str, Any]) -> dict[str, Any]:
@@ -164,29 +206,42 @@ def _keep_images(extracts: dict[str, Any]) -> dict[str, Any]:
 
 
 def _keep_outputs(extracts: dict[str, Any]) -> dict[str, Any]:
-    """Drops the images and all that the model said but the probabilities."""
-    said = extracts[tfma.PREDICTIONS_KEY]
-    return {
-        tfma.LABELS_KEY: extracts[tfma.LABELS_KEY],
-        tfma.PREDICTIONS_KEY: {features.OUT_PROBABILITIES: said[features.OUT_PROBABILITIES]},
-        tfma.FEATURES_KEY: {},
-    }
+    """Drops the images and all that the model said but probabilities and values."""
+    said, labels = extracts[tfma.PREDICTIONS_KEY], extracts[tfma.LABELS_KEY]
+    if isinstance(labels, Mapping):
+        kept = {name: said[_output(name, said)] for name in labels}
+    else:
+        kept = {features.OUT_PROBABILITIES: said[features.OUT_PROBABILITIES]}
+    return {tfma.LABELS_KEY: labels, tfma.PREDICTIONS_KEY: kept, tfma.FEATURES_KEY: {}}
+
+
+def _output(name: str, said: Mapping[str, Any]) -> str:
+    """Returns the output of a head that its metrics are about."""
+    if name == LABEL:
+        return features.OUT_PROBABILITIES
+    probabilities = Head(name=name, kind="class").probabilities
+    return probabilities if probabilities in said else name
 
 
 class ClassificationMetrics(metric_types.Metric):
     """Accuracy, top-k accuracy, cross-entropy, the number of images and the confusion matrix.
 
-    Its elements are batches: labels int64 [batch] and probabilities float32 [batch, classes].
+    Its elements are batches: labels int64 [batch] and probabilities float32 [batch, classes]; with
+    several heads, dicts of them.
     """
 
     def __init__(self, top_k: int = 3, code: str = "", name: str = "classification") -> None:
         super().__init__(_computations, top_k=top_k, code=code, name=name)
 
 
-def _computations(top_k: int, code: str, name: str) -> list[Any]:
+def _computations(top_k: int, code: str, name: str, output_names: Sequence[str]) -> list[Any]:
     del code, name  # they are there for the cache key and for TFMA
+    return [each for output in output_names for each in _of_classes(top_k, output)]
+
+
+def _of_classes(top_k: int, output: str) -> list[Any]:
     keys = [
-        metric_types.MetricKey(name=metric)
+        metric_types.MetricKey(name=metric, output_name=output)
         for metric in (
             ACCURACY,
             TOP_K_ACCURACY,
@@ -195,9 +250,9 @@ def _computations(top_k: int, code: str, name: str) -> list[Any]:
             MULTI_CLASS_CONFUSION_MATRICES,
         )
     ]
-    plot = metric_types.PlotKey(name=MULTI_CLASS_CONFUSION_MATRIX_PLOT_NAME)
+    plot = metric_types.PlotKey(name=MULTI_CLASS_CONFUSION_MATRIX_PLOT_NAME, output_name=output)
     sums = metric_types.MetricComputation(
-        keys=keys, preprocessors=None, combiner=_Combiner(keys, top_k)
+        keys=keys, preprocessors=None, combiner=ClassCombiner(keys, top_k, output)
     )
     matrix = metric_types.DerivedMetricComputation(
         keys=[plot],
@@ -208,67 +263,26 @@ def _computations(top_k: int, code: str, name: str) -> list[Any]:
     return [sums, matrix]
 
 
-@dataclass
-class _Sums:
-    """What is added up: right, right within the first k, -log(probability), images; pairs."""
+class RegressionMetrics(metric_types.Metric):
+    """Mean absolute error, root mean squared error, R² and the number of images.
 
-    totals: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros(4))
-    pairs: Counter[tuple[int, int]] = field(default_factory=Counter)
-
-
-class _Combiner(beam.CombineFn):
-    """Adds batches up."""
-
-    def __init__(self, keys: list[Any], top_k: int) -> None:
-        self._keys = keys
-        self._top_k = top_k
-
-    def create_accumulator(self) -> _Sums:
-        return _Sums()
-
-    def add_input(self, sums: _Sums, element: Any) -> _Sums:
-        labels = np.asarray(element.labels, np.int64).reshape(-1)
-        # Without `custom_extractors` an element is a single image.
-        given = np.atleast_2d(element.predictions[features.OUT_PROBABILITIES])
-        probabilities = given.astype(np.float64)
-        predicted = probabilities.argmax(axis=1)
-        sums.totals += measure(labels, probabilities, self._top_k)
-        sums.pairs.update(zip(labels.tolist(), predicted.tolist(), strict=True))
-        return sums
-
-    def merge_accumulators(self, accumulators: Iterable[_Sums]) -> _Sums:
-        merged = _Sums()
-        for sums in accumulators:
-            merged.totals += sums.totals
-            merged.pairs.update(sums.pairs)
-        return merged
-
-    def extract_output(self, sums: _Sums) -> dict[Any, Any]:
-        images = float(sums.totals[3])
-        means = sums.totals[:3] / images if images else np.full(3, np.nan)
-        matrices = Matrices({0.0: {MatrixEntryKey(*pair): n for pair, n in sums.pairs.items()}})
-        return dict(zip(self._keys, [*map(float, means), images, matrices], strict=True))
-
-
-def measure(
-    labels: npt.NDArray[np.int64], probabilities: npt.NDArray[np.float64], top_k: int
-) -> npt.NDArray[np.float64]:
-    """Returns float64 [4]: images right, right within the first k, sum of -log(p), images.
-
-    Classes are ranked as argmax ranks them: of equals the first wins. An image whose label is
-    unknown (-1) or whose probabilities are not numbers is never right.
-
-    Args:
-      labels: int64 [batch].
-      probabilities: float64 [batch, classes].
-      top_k: k.
+    Its elements are batches: dicts of targets and of values, float32 [batch].
     """
-    rows, width = probabilities.shape
-    usable = (labels >= 0) & (labels < width) & np.isfinite(probabilities).all(axis=1)
-    truth = np.where(usable, labels, 0)
-    share = np.where(usable, probabilities[np.arange(rows), truth], 0.0)
-    first = np.arange(width) < truth[:, None]
-    ahead = (probabilities > share[:, None]) | (first & (probabilities == share[:, None]))
-    rank = np.where(usable, ahead.sum(axis=1), width + top_k)
-    loss = -np.log(np.clip(share, _EPSILON, 1 - _EPSILON))
-    return np.array([np.sum(rank == 0), np.sum(rank < top_k), loss.sum(), rows], np.float64)
+
+    def __init__(self, code: str = "", name: str = "regression") -> None:
+        super().__init__(_of_values, code=code, name=name)
+
+
+def _of_values(code: str, name: str, output_names: Sequence[str]) -> list[Any]:
+    del code, name
+    computations = []
+    for output in output_names:
+        keys = [
+            metric_types.MetricKey(name=metric, output_name=output)
+            for metric in (MAE, RMSE, R2, EXAMPLE_COUNT)
+        ]
+        combiner = ValueCombiner(keys, output)
+        computations.append(
+            metric_types.MetricComputation(keys=keys, preprocessors=None, combiner=combiner)
+        )
+    return computations

@@ -16,6 +16,7 @@ from typing import Any
 
 _log = logging.getLogger("safelight")
 _sink: Path | None = None
+_whole: dict[str, Any] = {}
 
 
 def configure(path: Path | None) -> None:
@@ -56,7 +57,16 @@ def warn(text: str) -> None:
 
 def progress(stage: str, done: int, total: int | None, unit: str, note: str = "") -> None:
     """Says how far a stage has come; `total` None when it isn't known."""
-    emit("progress", stage=stage, done=done, total=total, unit=unit, note=note)
+    told = {"stage": stage, "done": done, "total": total, "unit": unit, **_whole}
+    emit("progress", **told, note=note)
+
+
+def as_part_of(stage: str, done: int, total: int, unit: str) -> None:
+    """From now on, progress told in this process is that of a step of `stage`, and its note.
+
+    A trial of Tuner is trained by Trainer's code: what that tells is about one of many.
+    """
+    _whole.update(stage=stage, done=done, total=total, unit=unit)
 
 
 def read(path: Path, offset: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -2,14 +2,15 @@
 
 A plain tf.Module holds the Keras model and the transform graph, so that what is served is what was
 trained on. In REST's row format every output needs the batch dimension: the class names are
-repeated for each image.
+repeated for each image. Each head beside the label adds outputs under its own name.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -20,12 +21,16 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
-from pipeline import features, models
-from pipeline.data import Input
+from pipeline import features, heads, models
+from pipeline.config import Train
 from pipeline.errors import SafelightError
+from pipeline.heads import LABEL, Head
+from pipeline.records import Input
 from pipeline.transform import serving_pixels
 
-FORMAT: Final = 1
+FORMAT: Final = 2
+# Format 1 knew presets alone: it has no `architecture`, and no heads beside the label.
+_READ: Final = (1, FORMAT)
 ASSETS: Final = "assets.extra"
 
 # TF Serving runs a warm-up record once before it answers; graphs are optimized by batch size.
@@ -34,7 +39,11 @@ _WARMUP_BATCHES: Final = (1, 8)
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """model.json: what is needed to use the model and to build it again."""
+    """model.json: what is needed to use the model and to build it again.
+
+    `preset` is a name for people; `architecture` is what builds the network again. `heads` are
+    those beside the label: name, kind, column and classes.
+    """
 
     classes: tuple[str, ...]
     image_size: int
@@ -44,6 +53,8 @@ class Facts:
     preset: str
     parameters: int
     fingerprint: str
+    architecture: dict[str, Any]
+    heads: tuple[dict[str, Any], ...] = ()
     versions: dict[str, str] = field(default_factory=dict)
     format: int = FORMAT
 
@@ -51,13 +62,16 @@ class Facts:
 class Serving(tf.Module):
     """The signatures; see docs/architecture.md for their inputs and outputs."""
 
-    def __init__(self, model: keras.Model, source: Input, classes: Sequence[str]) -> None:
+    def __init__(self, model: keras.Model, source: Input, answers: Sequence[Head]) -> None:
         super().__init__()
         # Attributes, for their variables and tables to be saved along.
         self.model = model
         self.transform_layer = source.layer
         self._source = source
-        self._classes = tf.constant(list(classes))
+        self._heads = tuple(answers)
+        self._names = {
+            head.name: tf.constant(list(head.classes)) for head in answers if head.kind == "class"
+        }
 
     @tf.function(
         input_signature=[tf.TensorSpec([None], tf.string, name=features.IMAGE)], autograph=False
@@ -67,13 +81,25 @@ class Serving(tf.Module):
         pixels = tf.ensure_shape(
             serving_pixels(self._source.apply, image), (None, *self._source.shape)
         )
-        probabilities = self.model(pixels, training=False)
-        best = tf.argmax(probabilities, axis=1)
+        said = self.model(pixels, training=False)
+        said = said if isinstance(said, Mapping) else {LABEL: said}
         return {
-            features.OUT_LABEL: tf.gather(self._classes, best),
-            features.OUT_SCORE: tf.reduce_max(probabilities, axis=1),
-            features.OUT_CLASSES: tf.tile(self._classes[tf.newaxis], [tf.shape(image)[0], 1]),
-            features.OUT_PROBABILITIES: probabilities,
+            name: value
+            for head in self._heads
+            for name, value in self._outputs(head, said[head.name]).items()
+        }
+
+    def _outputs(self, head: Head, said: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Returns a head's outputs by name."""
+        if head.kind == "regression":
+            return {head.name: tf.reshape(said, [-1])}
+        names = self._names[head.name]
+        best = tf.argmax(said, axis=1)
+        return {
+            head.name: tf.gather(names, best),
+            head.score: tf.reduce_max(said, axis=1),
+            head.names: tf.tile(names[tf.newaxis], [tf.shape(said)[0], 1]),
+            head.probabilities: said,
         }
 
     @tf.function(
@@ -91,10 +117,10 @@ class Serving(tf.Module):
         input_signature=[tf.TensorSpec([None], tf.string, name="examples")], autograph=False
     )
     def transform_features(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Takes serialized tf.Examples with their labels, string [batch], for TFMA."""
+        """Takes serialized tf.Examples with all heads' targets, string [batch], for TFMA."""
         # The image goes along: without it the graph would be fed an empty one, and refuse it.
         out = self._source.apply(tf.io.parse_example(examples, self._source.spec))
-        return {features.LABEL_ID: out[features.LABEL_ID]}
+        return {head.target: out[head.target] for head in self._heads}
 
 
 def export(
@@ -107,13 +133,14 @@ def export(
     """Writes the SavedModel with its three signatures, and `assets.extra/`.
 
     Args:
-      model: float32 [batch, side, side, channels] to probabilities, float32 [batch, classes].
-      source: the transform graph that it was trained behind.
+      model: float32 [batch, side, side, channels] to probabilities, float32 [batch, classes]; or,
+        with several heads, to a dict by their names, a regression head's values float32 [batch].
+      source: the transform graph that it was trained behind, with the heads' targets.
       facts: what `model_facts` gives.
       images: real encoded images, for TF Serving's warm-up.
       model_dir: TFX's `serving_model_dir`.
     """
-    serving = Serving(model, source, facts.classes)
+    serving = Serving(model, source, heads.from_facts(asdict(facts)))
     tf.saved_model.save(
         serving,
         str(model_dir),
@@ -128,23 +155,36 @@ def export(
     text = json.dumps(asdict(facts), indent=2, ensure_ascii=False)
     (extra / features.MODEL_FACTS).write_text(text + "\n", encoding="utf-8")
     model.save_weights(extra / features.WEIGHTS)
+    feature_vector = models.assets(model)
+    if feature_vector is not None:  # copied along: the original may move
+        shutil.copytree(feature_vector, extra / models.FEATURE_VECTOR, dirs_exist_ok=True)
     _write_warmup(extra / features.WARMUP, images)
 
 
 def model_facts(
-    model: keras.Model, *, preset: str, classes: Sequence[str], resize: str, normalize: str
+    model: keras.Model, *, train: Train, heads: Sequence[Head], resize: str, normalize: str
 ) -> Facts:
-    """Returns the facts of a model as it stands."""
+    """Returns the facts of a model as it stands.
+
+    Args:
+      model: trained.
+      train: the configuration that built it.
+      heads: all of them, the label's first, with their classes.
+      resize: of the section transform.
+      normalize: of the section transform.
+    """
     _, image_size, _, channels = model.input_shape
     return Facts(
-        classes=tuple(classes),
+        classes=heads[0].classes,
         image_size=image_size,
         channels=channels,
         resize=resize,
         normalize=normalize,
-        preset=preset,
+        preset=train.preset or train.backbone or train.model or train.feature_vector,
         parameters=model.count_params(),
         fingerprint=weights_fingerprint(model),
+        architecture=models.architecture(train),
+        heads=tuple(head.facts() for head in heads[1:]),
         versions={
             name: metadata.version(name) for name in ("tfx", "tensorflow", "keras", "safelight")
         },
@@ -179,36 +219,38 @@ def read_facts(model_dir: Path) -> dict[str, Any]:
         raise SafelightError(
             f"{path} is damaged; expected JSON with `format`. Use another version of the model."
         ) from None
-    if written_as != FORMAT:
+    if written_as not in _READ:
         raise SafelightError(
-            f"{path} has format {written_as}; this version reads {FORMAT}. "
+            f"{path} has format {written_as}; this version reads {' and '.join(map(str, _READ))}. "
             "Use the version of Safelight that exported the model."
         )
     return facts
 
 
 def load_weights(model_dir: Path) -> keras.Model:
-    """Builds an exported model's network anew from its preset, with its weights: for a warm start.
+    """Builds an exported model's network anew, with its weights: for a warm start.
 
     Args:
       model_dir: an export, `model.json` and `model.weights.h5` in its `assets.extra/`.
 
     Raises:
-      SafelightError: it isn't an export, or its weights are not those of its preset.
+      SafelightError: it isn't an export, or its weights are not those of its network.
     """
     facts = read_facts(model_dir)
-    model = models.build(
-        facts["preset"],
+    architecture = facts.get("architecture") or models.architecture(Train(preset=facts["preset"]))
+    model = models.rebuild(
+        architecture,
         image_size=facts["image_size"],
         channels=facts["channels"],
-        classes=len(facts["classes"]),
+        heads=heads.from_facts(facts),
+        assets=model_dir / ASSETS,
     )
     path = model_dir / ASSETS / features.WEIGHTS
     try:
         model.load_weights(path)
     except (OSError, ValueError, KeyError) as error:
         raise SafelightError(
-            f"{path} does not hold the weights of preset {facts['preset']!r} for "
+            f"{path} does not hold the weights of {facts['preset']!r} for "
             f"{len(facts['classes'])} classes ({error}). Use another version of the model."
         ) from None
     return model

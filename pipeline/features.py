@@ -18,6 +18,11 @@ FLOAT_FACTS: Final = ("aspect_ratio", "brightness", "contrast", "sharpness")
 CHANNEL_FACTS: Final = ("channel_mean", "channel_std")  # one float a channel, of values in [0, 1]
 FORMAT: Final = "format"
 
+# Features of a tf.Example that a manifest's own columns become: `<prefix><column>`.
+TARGET: Final = "target_"  # float, a number
+CLASS: Final = "class_"  # bytes, a class of a further head
+SLICE: Final = "slice_"  # bytes, what evaluation slices by
+
 # What the transform graph gives.
 PIXELS: Final = "pixels"  # float32 [height, width, channels]
 LABEL_ID: Final = "label_id"  # int64, an index into the classes; -1 for a class not known
@@ -28,7 +33,9 @@ EVAL: Final = "eval"
 TEST: Final = "test"
 SPLITS: Final = (TRAIN, EVAL, TEST)
 
-# Signatures of the exported model, and the outputs of `serving_default`.
+# Signatures of the exported model, and the outputs of `serving_default`. A class head beside the
+# label answers as `<name>`, `<name>_score`, `<name>_classes` and `<name>_probabilities`, a
+# regression head as `<name>` (float32 [batch]).
 SERVING_SIGNATURE: Final = "serving_default"  # encoded images, bytes [batch]
 EXAMPLES_SIGNATURE: Final = "serving_examples"  # serialized tf.Examples, bytes [batch]
 TRANSFORM_SIGNATURE: Final = "transform_features"  # what TFMA reads the label through

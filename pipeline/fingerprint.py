@@ -13,6 +13,7 @@ import json
 from collections.abc import Iterator
 from functools import cache
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 PACKAGES = ("pipeline", "components", "schemas")
@@ -26,6 +27,18 @@ def of_value(value: Any) -> str:
     """Returns 16 hexadecimal digits for a JSON-serializable value, whatever its keys' order."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def of_path(path: Path) -> str:
+    """Returns 16 hexadecimal digits for the content of a file, or of a directory's files."""
+    digest = hashlib.sha256()
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    for file in filter(Path.is_file, files):
+        digest.update(f"{file.relative_to(path)}\n{file.stat().st_size}\n".encode())
+        with open(file, "rb") as opened:
+            while block := opened.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()[:16]
 
 
 @cache

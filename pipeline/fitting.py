@@ -1,4 +1,4 @@
-"""Fitting a Keras model: epochs, early stopping, progress, TensorBoard, and resuming.
+"""Fitting a Keras model: its phases, optimizer, losses and metrics, and resuming.
 
 All randomness derives from (seed, epoch, step): the data's order from (seed, epoch), and the random
 layers' generators are set from it at each epoch's start and count their steps from there. So an
@@ -8,45 +8,42 @@ epoch is the same whether training came to it in one go or was resumed before it
 from __future__ import annotations
 
 import math
-import time
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
-import tensorflow as tf
 
-from pipeline import events
-from pipeline.checkpoints import Checkpoints, Epoch, State
+from pipeline import events, losses, models, optimizers, phases
+from pipeline.checkpoints import Checkpoints, State
 from pipeline.config import Train
-from pipeline.errors import SafelightError
+from pipeline.data import Batches
+from pipeline.fit_callbacks import Keeper, Progress, Randomness, phase_losses
+from pipeline.fit_callbacks import NotFinite as NotFinite  # what `fit` raises, by its name here
+from pipeline.heads import Head
+from pipeline.models import freezing
+from pipeline.phases import Phase
 
-_PROGRESS_SECONDS = 0.2
+MakeBatches = Callable[[int], Batches]
+"""Takes the number of finished epochs; `Batches.train` begins with the next one."""
 
-
-@dataclass(frozen=True)
-class Batches:
-    """What `fit` feeds: see `pipeline.data`; `examples` are those of an epoch."""
-
-    train: tf.data.Dataset
-    held_out: tf.data.Dataset
-    examples: int
-    batch_size: int
-
-    @property
-    def steps(self) -> int:
-        """Returns the batches of an epoch, a smaller last one included."""
-        return -(-self.examples // self.batch_size)
+Loop = Callable[[keras.Model, Batches, int, int, Sequence[keras.callbacks.Callback]], None]
+"""Takes the model, the batches, the number of finished epochs, that of the phase's last epoch, and
+callbacks; runs epochs as `keras_loop` does, until the model's `stop_training`."""
 
 
 def history(state: State, resumed_from: int | None, examples: int) -> dict[str, Any]:
     """Returns the content of history.json; `examples` are those of an epoch."""
     epochs = state.epochs
-    rows = [{k: v for k, v in vars(epoch).items() if k != "fit_seconds"} for epoch in epochs]
+    rows = []
+    for epoch in epochs:
+        row = {name: value for name, value in vars(epoch).items() if name != "fit_seconds"}
+        rows.append({name: value for name, value in row.items() if name != "heads" or value})
     fitting = sum(epoch.fit_seconds for epoch in epochs)
     return {
         "epochs": rows,
+        "phases": [asdict(phase) for phase in state.phases],
         "best_epoch": state.best_epoch,
         "stopped_early": state.stopped_early,
         "resumed_from": resumed_from,
@@ -55,220 +52,164 @@ def history(state: State, resumed_from: int | None, examples: int) -> dict[str, 
     }
 
 
-def compile_model(model: keras.Model, train: Train, loss: str) -> None:
-    """Gives the model its optimizer, loss and accuracy; labels come as class numbers."""
-    if loss == "categorical_crossentropy":
-        chosen: keras.losses.Loss = OneHotCrossentropy(model.output_shape[-1])
-    else:
-        chosen = keras.losses.SparseCategoricalCrossentropy()
+def compile_model(
+    model: keras.Model,
+    train: Train,
+    heads: Sequence[Head],
+    steps_per_epoch: int,
+    phase: Phase | None = None,
+) -> None:
+    """Sets what a phase trains, and gives the model a fresh optimizer, losses and metrics.
+
+    Called in the scope of the strategy that the model's variables belong to.
+
+    Args:
+      model: of `models.build`.
+      train: the configuration, completed.
+      heads: the model's.
+      steps_per_epoch: batches of an epoch.
+      phase: by default the first.
+
+    Raises:
+      ConfigError: the phase can't train what it names.
+    """
+    phase = phase or phases.plan(train)[0]
+    if train.phases or train.weights:  # else a network of the user's own keeps what it froze
+        freezing.unfreeze(model, phase.unfreeze, keep_statistics=bool(train.weights))
+    fitted_by: Any = {head.name: losses.loss(head, train) for head in heads}
+    measured: Any = {head.name: [losses.metric(head)] for head in heads}
+    weights: Any = {head.name: head.weight for head in heads}
+    if len(heads) == 1:
+        [fitted_by], [measured], weights = fitted_by.values(), measured.values(), None
     model.compile(
-        optimizer=keras.optimizers.Adam(train.learning_rate),
-        loss=chosen,
-        metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
+        optimizer=optimizers.make(train, phase, steps_per_epoch, model.trainable_variables),
+        loss=fitted_by,
+        loss_weights=weights,
+        metrics=measured,
+        jit_compile=train.xla,
     )
     model.optimizer.build(model.trainable_variables)
 
 
-class OneHotCrossentropy(keras.losses.Loss):
-    """Categorical cross-entropy on one-hot labels, made from class numbers."""
-
-    def __init__(self, classes: int) -> None:
-        super().__init__(name="categorical_crossentropy")
-        self.classes = classes
-
-    def call(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
-        """Returns float32 [batch] of int64 [batch] and probabilities, float32 [batch, classes]."""
-        numbers = keras.ops.reshape(y_true, (-1,))
-        return keras.losses.categorical_crossentropy(
-            keras.ops.one_hot(numbers, self.classes, dtype=y_pred.dtype), y_pred
-        )
-
-
 def restore(model: keras.Model, state: State) -> None:
     """Puts a checkpoint's weights and optimizer into a compiled model of the same shape."""
-    model.set_weights(state.weights)
+    models.set_weights(model, state.weights)
     for variable, value in zip(model.optimizer.variables, state.optimizer, strict=True):
         variable.assign(value)
 
 
-def fit(
+def keras_loop(
     model: keras.Model,
     batches: Batches,
+    done: int,
+    last: int,
+    callbacks: Sequence[keras.callbacks.Callback],
+) -> None:
+    """Runs the epochs behind `done` up to `last` with Keras's own loop."""
+    model.fit(
+        batches.train,
+        epochs=last,
+        initial_epoch=done,
+        steps_per_epoch=batches.steps,
+        validation_data=batches.held_out,
+        callbacks=list(callbacks),
+        verbose=0,
+    )
+
+
+def fit(
+    model: keras.Model,
+    make_batches: MakeBatches,
     train: Train,
-    run_dir: Path,
-    checkpoints: Checkpoints,
+    heads: Sequence[Head],
+    *,
     state: State,
+    run_dir: Path | None = None,
+    checkpoints: Checkpoints | None = None,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    loop: Loop = keras_loop,
+    stage: str = "Trainer",
 ) -> State:
-    """Trains from the state's epoch on, until the last one or until eval loss stops improving.
+    """Trains phase by phase from the state's epoch on, until the last phase is over.
+
+    A phase begins with the best weights so far and a fresh optimizer; it ends behind its last epoch
+    or when eval loss has stopped improving. Restores what the state holds.
 
     Args:
-      model: compiled, with the state's weights and optimizer.
-      batches: `train` has to begin with the epoch that comes next.
-      train: the configuration, its epochs set.
+      model: of `models.build`, compiled or not.
+      make_batches: gives the batches from an epoch on.
+      train: the configuration, completed.
+      heads: the model's.
+      state: the last finished epoch's, or an empty one; not a finished one.
       run_dir: gets TensorBoard's logs, those of the epochs before included.
       checkpoints: written at each epoch's end.
-      state: the last finished epoch's, or an empty one; not a finished one.
+      callbacks: called before ours, with the evaluated weights in the model at an epoch's end.
+      loop: runs the epochs.
+      stage: whose progress the events are.
 
     Returns:
       The last epoch's state; the model has the best epoch's weights.
 
     Raises:
       NotFinite: the loss became infinite or not a number.
+      ConfigError: a phase can't train what it names.
     """
-    assert train.epochs is not None
-    keeper = _Keeper(train, run_dir, checkpoints, state)
-    model.fit(
-        batches.train,
-        epochs=train.epochs,
-        initial_epoch=len(state.epochs),
-        steps_per_epoch=batches.steps,
-        validation_data=batches.held_out,
-        callbacks=[_Randomness(train.seed), _Progress(train, batches), keeper],
-        verbose=0,
-    )
-    keeper.close()
-    model.set_weights(keeper.state.best_weights)
+    plan = phases.plan(train)
+    keeper = Keeper(train, heads, run_dir, checkpoints, state)
+    try:
+        while not keeper.state.finished:
+            number = _next_phase(plan, keeper.state)
+            done = len(keeper.state.epochs)
+            batches = make_batches(done)
+            begun = _begin(model, train, heads, batches.steps, plan, number, keeper.state)
+            _tell(plan, number, model, goes_on=begun > 0)
+            keeper.begin(model, plan[number], last=number == len(plan) - 1)
+            epochs = sum(phase.epochs for phase in plan)
+            told = Progress(stage, epochs, batches.examples, batches.steps, len(heads) > 1)
+            last = done - begun + plan[number].epochs
+            around = [Randomness(train.seed), told, *callbacks, keeper]
+            loop(model, batches, done, last, around)
+    finally:
+        keeper.close()
+    models.set_weights(model, keeper.state.best_weights)
     return keeper.state
 
 
-class NotFinite(SafelightError):
-    """The loss became infinite or not a number: the weights are of no use from there on."""
+def _next_phase(plan: Sequence[Phase], state: State) -> int:
+    """Returns the index of the phase that the next epoch belongs to."""
+    if not state.phases:
+        return 0
+    current = len(state.phases) - 1
+    return current + 1 if phases.over(plan[current], phase_losses(state)) else current
 
 
-def _check_finite(loss: float, where: str, rate: float) -> None:
-    if not math.isfinite(loss):
-        raise NotFinite(
-            f"The loss became {loss} {where}, at learning rate {rate:g}; expected a finite number. "
-            f"Lower train.learning_rate, to {rate / 10:g} say, and run again."
-        )
+def _begin(
+    model: keras.Model,
+    train: Train,
+    heads: Sequence[Head],
+    steps: int,
+    plan: Sequence[Phase],
+    number: int,
+    state: State,
+) -> int:
+    """Compiles the model for a phase, restores it, and returns how many epochs the phase has."""
+    with model.distribute_strategy.scope():
+        compile_model(model, train, heads, steps, plan[number])
+        if number < len(state.phases):
+            restore(model, state)
+            return state.phases[number].epochs
+        if state.best_weights:
+            models.set_weights(model, state.best_weights)
+    return 0
 
 
-class _Randomness(keras.callbacks.Callback):
-    """Sets the random layers' generators from (seed, epoch)."""
-
-    def __init__(self, seed: int) -> None:
-        super().__init__()
-        self._seed = seed
-
-    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        generators = [v for v in self.model.variables if v.name == "seed_generator_state"]
-        for index, state in enumerate(generators):
-            mixed = np.random.SeedSequence([self._seed, epoch, index]).generate_state(1)
-            # Keras counts the second number up at each use.
-            state.assign(np.array([mixed[0], 0], state.dtype))
-
-
-class _Progress(keras.callbacks.Callback):
-    """Says epoch, step, loss and accuracy a few times a second; stops at a loss not finite."""
-
-    def __init__(self, train: Train, batches: Batches) -> None:
-        super().__init__()
-        self._train = train
-        self._batches = batches
-        self._epoch = 0
-        self._told = 0.0
-
-    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        self._epoch = epoch
-
-    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        assert logs is not None
-        step = batch + 1
-        _check_finite(
-            logs["loss"],
-            f"in epoch {self._epoch + 1} at step {step} of {self._batches.steps}",
-            float(self.model.optimizer.learning_rate),
-        )
-        if time.monotonic() - self._told >= _PROGRESS_SECONDS:
-            self._told = time.monotonic()
-            done = self._batches.examples * step // self._batches.steps
-            self._tell(done, f"step {step}/{self._batches.steps} {_figures(logs)}")
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        assert logs is not None
-        self._tell(self._batches.examples, f"{_figures(logs)} eval {logs['val_accuracy']:.3f}")
-
-    def _tell(self, done: int, note: str) -> None:
-        epochs = self._train.epochs or 1
-        events.progress(
-            "Trainer",
-            self._epoch * self._batches.examples + done,
-            epochs * self._batches.examples,
-            "images",
-            f"epoch {self._epoch + 1}/{epochs} {note}",
-        )
-
-
-class _Keeper(keras.callbacks.Callback):
-    """Keeps the best epoch's weights, writes checkpoints and TensorBoard's logs, stops early."""
-
-    def __init__(self, train: Train, run_dir: Path, checkpoints: Checkpoints, state: State) -> None:
-        super().__init__()
-        self.state = state
-        self._train = train
-        self._checkpoints = checkpoints
-        self._writers = {
-            name: tf.summary.create_file_writer(str(run_dir / name))
-            for name in ("train", "validation")
-        }
-        self._started = self._fitted = 0.0
-        for epoch in state.epochs:
-            self._log(epoch)
-
-    def close(self) -> None:
-        """Ends TensorBoard's logs."""
-        for writer in self._writers.values():
-            writer.close()
-
-    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        self._started = self._fitted = time.monotonic()
-
-    def on_test_begin(self, logs: dict[str, float] | None = None) -> None:
-        self._fitted = time.monotonic()
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        assert logs is not None
-        done = Epoch(
-            epoch=epoch + 1,
-            seconds=round(time.monotonic() - self._started, 3),
-            fit_seconds=round(self._fitted - self._started, 3),
-            loss=logs["loss"],
-            accuracy=logs["accuracy"],
-            eval_loss=logs["val_loss"],
-            eval_accuracy=logs["val_accuracy"],
-            learning_rate=float(self.model.optimizer.learning_rate),
-        )
-        _check_finite(done.eval_loss, f"on eval behind epoch {done.epoch}", done.learning_rate)
-        self._log(done)
-        self.state = self._after(done)
-        self._checkpoints.save(self.state)
-        self.model.stop_training = self.state.finished
-
-    def _after(self, done: Epoch) -> State:
-        epochs = (*self.state.epochs, done)
-        best = min(epochs, key=lambda epoch: epoch.eval_loss).epoch
-        patience = self._train.patience
-        stop = 0 < patience <= done.epoch - best and done.epoch != self._train.epochs
-        weights = self.model.get_weights()
-        return State(
-            epochs=epochs,
-            best_epoch=best,
-            finished=stop or done.epoch == self._train.epochs,
-            stopped_early=stop,
-            weights=weights,
-            optimizer=[np.array(variable) for variable in self.model.optimizer.variables],
-            best_weights=weights if best == done.epoch else self.state.best_weights,
-        )
-
-    def _log(self, epoch: Epoch) -> None:
-        with self._writers["train"].as_default(step=epoch.epoch):
-            tf.summary.scalar("loss", epoch.loss)
-            tf.summary.scalar("accuracy", epoch.accuracy)
-            tf.summary.scalar("learning_rate", epoch.learning_rate)
-        with self._writers["validation"].as_default(step=epoch.epoch):
-            tf.summary.scalar("loss", epoch.eval_loss)
-            tf.summary.scalar("accuracy", epoch.eval_accuracy)
-
-
-def _figures(logs: dict[str, float]) -> str:
-    return f"loss {logs['loss']:.3f} accuracy {logs['accuracy']:.3f}"
+def _tell(plan: Sequence[Phase], number: int, model: keras.Model, goes_on: bool) -> None:
+    if len(plan) == 1:
+        return
+    phase = plan[number]
+    trained = sum(math.prod(variable.shape) for variable in model.trainable_variables)
+    events.note(
+        f"Phase {number + 1} of {len(plan)}, {phase.name}, {'goes on' if goes_on else 'begins'}: "
+        f"up to {phase.epochs} epochs at learning rate {phase.learning_rate:g}, "
+        f"{trained:,} of {model.count_params():,} parameters trained."
+    )

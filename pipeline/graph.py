@@ -7,25 +7,30 @@ a cluster (where artifacts lie, which champion is current) is in `Given`.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 from tfx.components.evaluator.component import Evaluator
 from tfx.components.example_validator.component import ExampleValidator
 from tfx.components.statistics_gen.component import StatisticsGen
 from tfx.components.trainer.component import Trainer
+from tfx.dsl.components.base.base_node import BaseNode
 from tfx.orchestration.pipeline import Pipeline
 from tfx.proto import trainer_pb2
+from tfx.types.channel_utils import union
 
 from components.blessing_gate import BlessingGate
 from components.image_example_gen import ImageExampleGen
 from components.image_schema_gen import ImageSchemaGen
 from components.image_transform import image_transform
+from components.image_window import ImageWindow, StatisticsWindow
 from components.predictor import Predictor
+from components.search_tuner import search_tuner
 from components.serving_check import ServingCheck
 from components.validation_gate import ValidationGate
 from components.versioned_pusher import versioned_pusher
-from pipeline import evaluate, lineage, statistics
+from pipeline import evaluate, heads, lineage, statistics
 from pipeline.config import Config, Section
 from pipeline.features import EVAL, TEST, TRAIN
 
@@ -36,9 +41,10 @@ NAME = "safelight"
 class Given:
     """What a run is given beside its configuration.
 
-    `known_classes` is the class order to keep, `champion_uri` the directory of the version to
-    beat ("" without one), and `lineage` (`data`, `config`, `code`, `known_classes`, `champion`)
-    goes into the registry with whatever is pushed.
+    `known_classes` is the class order to keep, `known_columns` that of the columns which class
+    heads learn, `champion_uri` the directory of the version to beat ("" without one), and `lineage`
+    (`data`, `config`, `code`, `known_classes`, `champion`) goes into the registry with whatever is
+    pushed. `spans` is a window (`Request.spans`); `data` then only names the folder they lie in.
     """
 
     data: str
@@ -48,38 +54,37 @@ class Given:
     artifacts: str
     checkpoints: str
     serving_dir: str
+    known_columns: Mapping[str, list[str]] = field(default_factory=dict)
+    spans: tuple[Mapping[str, Any], ...] = ()
 
 
 def build(config: Config, given: Given) -> Pipeline:
     """Returns the pipeline; `config` is resolved: nothing in it is left to be chosen."""
-    code = lineage.code()
+    code = lineage.code(config.train)
+    further = heads.beside(config.train.heads)
 
-    # Images become tf.Examples: decoded once, bad files aside, each in its split.
-    example_gen = ImageExampleGen(
-        data=given.data,
-        fingerprint=given.lineage["data"],
-        known_classes=json.dumps(given.known_classes),
-        options=_json(config.ingest),
-        code=code["ImageExampleGen"],
-    )
-    examples = example_gen.outputs["examples"]
-    ingest_report = example_gen.outputs["ingest_report"]
+    # Images become tf.Examples: decoded once, bad files aside, each in its split. Facts and labels
+    # are counted, never image bytes.
+    source = (_window if given.spans else _folder)(config, given, code)
+    examples = source.example_gen.outputs["examples"]
+    ingest_report = source.example_gen.outputs["ingest_report"]
+    counted = source.statistics_gen.outputs["statistics"]
 
     # The curated schema, completed with this data's classes in their order.
     schema_gen = ImageSchemaGen(
-        ingest_report=ingest_report, options=_json(config.validation), code=code["ImageSchemaGen"]
+        ingest_report=ingest_report,
+        options=_json(config.validation),
+        code=code["ImageSchemaGen"],
+        heads=json.dumps(heads.data_options(config.train)),
     )
     schema = schema_gen.outputs["schema"]
 
-    # Statistics of facts and labels, never of image bytes.
-    statistics_gen = StatisticsGen(examples=examples, stats_options=statistics.statistics_options())
-
     # What departs from the schema, split by split.
-    validator = ExampleValidator(statistics=statistics_gen.outputs["statistics"], schema=schema)
+    validator = ExampleValidator(statistics=counted, schema=schema)
 
     # ExampleValidator only reports: this stops the run on broken data.
     validation_gate = ValidationGate(
-        statistics=statistics_gen.outputs["statistics"],
+        statistics=counted,
         anomalies=validator.outputs["anomalies"],
         ingest_report=ingest_report,
         options=_json(config.validation),
@@ -92,16 +97,34 @@ def build(config: Config, given: Given) -> Pipeline:
         schema=schema,
         custom_config={
             "transform": config.transform.model_dump(mode="json"),
+            "heads": heads.data_options(config.train),
             "code": code["Transform"],
         },
     )
     transform.add_upstream_node(validation_gate)
+
+    # Good values are searched for, where that was asked: each trial is a short training.
+    tuner = None
+    if config.tune.algorithm != "off":
+        tuner = search_tuner(
+            examples=examples,
+            transform_graph=transform.outputs["transform_graph"],
+            schema=schema,
+            custom_config={
+                "train": config.train.model_dump(mode="json"),
+                "tune": config.tune.model_dump(mode="json"),
+                "transform": config.transform.model_dump(mode="json"),
+                "checkpoints": given.checkpoints,
+                "code": code["Tuner"],
+            },
+        )
 
     # The network is fitted in a child process that owns the devices.
     trainer = Trainer(
         examples=examples,
         transform_graph=transform.outputs["transform_graph"],
         schema=schema,
+        hyperparameters=tuner.outputs["best_hyperparameters"] if tuner else None,
         run_fn="pipeline.train.run_fn",
         train_args=trainer_pb2.TrainArgs(splits=[TRAIN]),
         eval_args=trainer_pb2.EvalArgs(splits=[EVAL]),
@@ -110,6 +133,7 @@ def build(config: Config, given: Given) -> Pipeline:
             "transform": config.transform.model_dump(mode="json"),
             "checkpoints": given.checkpoints,
             "code": code["Trainer"],
+            **_warm_start(config, given),
         },
     )
     model = trainer.outputs["model"]
@@ -118,7 +142,7 @@ def build(config: Config, given: Given) -> Pipeline:
     evaluator = Evaluator(
         examples=examples,
         model=model,
-        eval_config=evaluate.eval_config(config.evaluate, code["Evaluator"]),
+        eval_config=evaluate.eval_config(config.evaluate, code["Evaluator"], further),
         example_splits=[TEST],
         module_path=evaluate.__name__,
     )
@@ -160,12 +184,14 @@ def build(config: Config, given: Given) -> Pipeline:
         pipeline_name=NAME,
         pipeline_root=given.artifacts,
         components=[
-            example_gen,
+            *source.spans,
+            source.example_gen,
             schema_gen,
-            statistics_gen,
+            source.statistics_gen,
             validator,
             validation_gate,
             transform,
+            *([tuner] if tuner else []),
             trainer,
             evaluator,
             predictor,
@@ -176,6 +202,80 @@ def build(config: Config, given: Given) -> Pipeline:
         enable_cache=True,
         beam_pipeline_args=beam_args(config),
     )
+
+
+class _Source(NamedTuple):
+    """Where examples, ingest report and statistics come from, and the nodes behind those."""
+
+    example_gen: BaseNode
+    statistics_gen: BaseNode
+    spans: Sequence[BaseNode] = ()
+
+
+def _folder(config: Config, given: Given, code: Mapping[str, str]) -> _Source:
+    """One place of data."""
+    example_gen = _ingest(given.data, given.lineage["data"], given, config, code)
+    return _Source(example_gen, _count(example_gen, config))
+
+
+def _window(config: Config, given: Given, code: Mapping[str, str]) -> _Source:
+    """Spans: each has nodes of its own, so that a new one costs only itself; then they are joined.
+
+    The class order is settled where they are joined: another champion re-reads no span.
+    """
+    anew = replace(given, known_classes=(), known_columns={})
+    read = {
+        span["name"]: _ingest(span["path"], span["fingerprint"], anew, config, code).with_id(
+            f"ImageExampleGen.{span['name']}"
+        )
+        for span in given.spans
+    }
+    counts = {
+        name: _count(node, config).with_id(f"StatisticsGen.{name}") for name, node in read.items()
+    }
+    roles = ("name", "fingerprint", "golden", "judged")
+    window = ImageWindow(
+        span_examples=union([node.outputs["examples"] for node in read.values()]),
+        span_reports=union([node.outputs["ingest_report"] for node in read.values()]),
+        spans=json.dumps([{key: span[key] for key in roles} for span in given.spans]),
+        fingerprint=given.lineage["data"],
+        known_classes=json.dumps(given.known_classes),
+        known_columns=json.dumps(given.known_columns, sort_keys=True),
+        code=code["ImageWindow"],
+    ).with_id("ImageExampleGen")
+    trained = [counts[span["name"]] for span in given.spans if not span["golden"]]
+    statistics_gen = StatisticsWindow(
+        span_statistics=union([node.outputs["statistics"] for node in trained]),
+        code=code["ImageWindow"],
+    ).with_id("StatisticsGen")
+    return _Source(window, statistics_gen, [*read.values(), *counts.values()])
+
+
+def _ingest(
+    data: str, fingerprint: str, given: Given, config: Config, code: Mapping[str, str]
+) -> BaseNode:
+    return ImageExampleGen(
+        data=data,
+        fingerprint=fingerprint,
+        known_classes=json.dumps(given.known_classes),
+        known_columns=json.dumps(given.known_columns, sort_keys=True),
+        options=_json(config.ingest),
+        code=code["ImageExampleGen"],
+    )
+
+
+def _count(example_gen: BaseNode, config: Config) -> BaseNode:
+    further = heads.beside(config.train.heads)
+    return StatisticsGen(
+        examples=example_gen.outputs["examples"],
+        stats_options=statistics.statistics_options(further),
+    )
+
+
+def _warm_start(config: Config, given: Given) -> dict[str, str]:
+    """Returns the champion to go on from; nothing for a run on one place of data."""
+    warm = given.spans and given.champion_uri and config.retrain.start == "warm"
+    return {"warm_start": given.champion_uri} if warm else {}
 
 
 def beam_args(config: Config) -> list[str]:

@@ -36,7 +36,7 @@ MAX_PIXELS = 50_000_000
 MAX_BYTES = 256 * 1024 * 1024
 
 # Named here so that Pillow need not import its forty other plugins to find these.
-_PLUGINS = {
+PLUGINS = {
     "jpeg": (JpegImagePlugin.JpegImageFile.format, MpoImagePlugin.MpoImageFile.format),
     "png": (PngImagePlugin.PngImageFile.format,),
     "gif": (GifImagePlugin.GifImageFile.format,),
@@ -181,29 +181,41 @@ class Facts:
     channel_std: tuple[float, ...]
 
 
-def facts(pixels: Pixels, picture: Image.Image | None = None) -> Facts:
-    """Returns the facts of uint8 pixels [height, width, channels].
+def facts(pixels: Pixels) -> Facts:
+    """Returns the facts of uint8 pixels [height, width, channels]."""
+    return facts_of(pixels[np.newaxis])[0]
 
-    They are worked out from sums of whole numbers, so that they are the same on every machine.
+
+def facts_of(batch: Pixels) -> list[Facts]:
+    """Returns the facts of each of several images of one size.
+
+    They are worked out from sums of whole numbers, so that they are the same on every machine, and
+    whatever images stand beside.
 
     Args:
-      pixels: uint8 [height, width, channels].
-      picture: what `to_image(pixels)` gave, where it is at hand.
+      batch: uint8 [images, height, width, channels].
     """
-    height, width, channels = pixels.shape
-    moments = [_moments(pixels[..., channel]) for channel in range(channels)]
-    luma = pixels[..., 0]
-    if channels > 1:
-        luma = np.asarray((picture or to_image(pixels)).convert("L"))
-    brightness, contrast = moments[0] if channels == 1 else _moments(luma)
-    return Facts(
-        aspect_ratio=width / height,
-        brightness=brightness,
-        contrast=contrast,
-        sharpness=_sharpness(luma),
-        channel_mean=tuple(mean for mean, _ in moments),
-        channel_std=tuple(deviation for _, deviation in moments),
+    count, height, width, channels = batch.shape
+    luma = batch[..., 0]
+    if channels > 1:  # Pillow's luma; one tall picture costs one call
+        tall = to_image(batch.reshape(count * height, width, channels))
+        luma = np.asarray(tall.convert("L")).reshape(count, height, width)
+    means, deviations = _moments(batch.reshape(count, height * width, channels))
+    brightness, contrast = (
+        (means, deviations) if channels == 1 else _moments(luma.reshape(count, -1, 1))
     )
+    columns = zip(
+        brightness[:, 0].tolist(),
+        contrast[:, 0].tolist(),
+        _sharpness(luma).tolist(),
+        means.tolist(),
+        deviations.tolist(),
+        strict=True,
+    )
+    return [
+        Facts(width / height, light, spread, sharp, tuple(mean), tuple(deviation))
+        for light, spread, sharp, mean, deviation in columns
+    ]
 
 
 def to_image(pixels: Pixels) -> Image.Image:
@@ -232,7 +244,7 @@ def _open(data: bytes, form: str, min_side: int, max_pixels: int) -> Image.Image
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(data), formats=_PLUGINS[form])
+            image = Image.open(io.BytesIO(data), formats=PLUGINS[form])
     except Image.DecompressionBombError as error:
         raise BadImage("bomb", str(error).split(",")[0]) from None
     except Exception as error:  # noqa: BLE001 - a damaged header raises whatever it likes
@@ -328,38 +340,52 @@ def _beyond_palette(data: bytes, form: str, image: Image.Image) -> bool:
 
 
 _STRIP = 1_000_000  # values at once: a large image needs no large temporaries
-_LEVELS = np.arange(256, dtype=np.int64)
-_SQUARES = _LEVELS * _LEVELS
+
+Floats = npt.NDArray[np.float64]
 
 
-def _moments(values: Pixels) -> tuple[float, float]:
-    """Returns the mean and the standard deviation of uint8 [height, width], as of 0-1."""
-    height, width = values.shape
-    counts = np.zeros(256, np.int64)
-    rows = max(1, _STRIP // width)
-    for top in range(0, height, rows):
-        counts += np.bincount(values[top : top + rows].reshape(-1), minlength=256)
-    number, total, squares = height * width, int(counts @ _LEVELS), int(counts @ _SQUARES)
-    variance = number * squares - total * total  # times number squared
-    return total / number / 255, variance**0.5 / number / 255
+def _moments(values: Pixels) -> tuple[Floats, Floats]:
+    """Returns mean and standard deviation, [images, channels] each as of 0-1.
+
+    Args:
+      values: uint8 [images, pixels, channels].
+    """
+    count, number, channels = values.shape
+    total, squares = np.zeros((2, count, channels))
+    rows = max(1, _STRIP // (count * channels))
+    for top in range(0, number, rows):
+        # Whole numbers below 2^53: float64 is exact, and has the faster sums.
+        strip = values[:, top : top + rows].astype(np.float64)
+        total += strip.sum(axis=1)
+        squares += np.einsum("ipc,ipc->ic", strip, strip)
+    # number x squares may pass 2^53; Python's whole numbers don't mind.
+    spread = [
+        number * int(square) - int(one) ** 2
+        for square, one in zip(squares.flat, total.flat, strict=True)
+    ]
+    deviation = np.array([value**0.5 for value in spread]).reshape(count, channels)
+    return total / number / 255, deviation / number / 255
 
 
-def _sharpness(luma: Pixels) -> float:
-    height, width = luma.shape
+def _sharpness(luma: Pixels) -> Floats:
+    """Returns float64 [images] of uint8 [images, height, width]."""
+    count, height, width = luma.shape
+    total, squares = np.zeros((2, count))
     if height < 3 or width < 3:
-        return 0.0
-    total = squares = 0.0
-    rows = max(1, _STRIP // width)
+        return total
+    rows = max(1, _STRIP // (width * count))
     for top in range(0, height - 2, rows):
-        strip = luma[top : min(top + rows, height - 2) + 2].astype(np.int16)
-        edges = strip[1:-1, 1:-1] * 4
-        edges -= strip[:-2, 1:-1]
-        edges -= strip[2:, 1:-1]
-        edges -= strip[1:-1, :-2]
-        edges -= strip[1:-1, 2:]
-        flat = edges.reshape(-1).astype(np.float64)
-        total += flat.sum()
-        squares += float(flat @ flat)
+        strip = luma[:, top : min(top + rows, height - 2) + 2].astype(np.int16)
+        edges = strip[:, 1:-1, 1:-1] * 4
+        edges -= strip[:, :-2, 1:-1]
+        edges -= strip[:, 2:, 1:-1]
+        edges -= strip[:, 1:-1, :-2]
+        edges -= strip[:, 1:-1, 2:]
+        flat = edges.reshape(count, -1).astype(np.float64)
+        total += flat.sum(axis=1)
+        squares += np.einsum("ip,ip->i", flat, flat)
     number = (height - 2) * (width - 2)
-    spread = number * int(squares) - int(total) ** 2
-    return spread / (number * number) / (255 * 255)
+    spread = [
+        number * int(square) - int(one) ** 2 for square, one in zip(squares, total, strict=True)
+    ]
+    return np.array([value / (number * number) / (255 * 255) for value in spread])

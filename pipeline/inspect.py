@@ -101,25 +101,30 @@ def inspect(
     options: Ingest,
     sample: int = SAMPLE,
     sheet: Path | None = None,
+    verify: bool = False,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_copied: Callable[[int, int], None] = lambda done, total: None,
 ) -> Inspection:
     """Looks at DATA as ingest would.
 
     Args:
-      data: a folder, a manifest or a TFRecord file.
+      data: a folder, a manifest or a TFRecord file; a path, or an address in a bucket.
       options: the `ingest` section.
       sample: decode at most this many images, spread evenly by hash; 0 decodes all.
       sheet: where to write a contact sheet (PNG), if anywhere.
+      verify: whether the fingerprint reads every file's content.
       on_progress: is called with (images done, images to do).
+      on_copied: is called with (bytes here, bytes in all) while data in a bucket is copied.
 
     Raises:
       DataRefused: the data can't be trained on, whatever its images hold.
+      SafelightError: data in a bucket can't be read or copied.
     """
-    found = listing.read(data, options)
+    found = listing.read(data, options, on_copied)
     entries = found.entries
     if sample and len(entries) > sample:
         entries = sorted(entries, key=lambda entry: path_hash(entry.id))[:sample]
-    look = _Look(found, options)
+    look = _Look(found, options, fingerprint(found, verify))
     with tempfile.TemporaryDirectory(prefix="safelight-") as unpacked:
         records.unpack_all(found, Path(unpacked))
         settings = settings_for(found, options, Path(unpacked))
@@ -137,11 +142,12 @@ def inspect(
 class _Look:
     """Gathers what the children answer."""
 
-    def __init__(self, found: Listing, options: Ingest) -> None:
+    def __init__(self, found: Listing, options: Ingest, of_data: str) -> None:
         self.taken = 0
         self.shown: dict[str, list[bytes]] = {}
         self._found = found
         self._options = options
+        self._fingerprint = of_data
         self._rule = Rule(options.shares, found.given)
         self._problems = list(found.problems)
         self._kept: list[tuple[bytes, bytes, str, str, str | None]] = []
@@ -202,12 +208,17 @@ class _Look:
             ignored=found.ignored.names,
             ignored_count=found.ignored.count,
             advice=_advice(self._options, per_class, len(problems), self.taken, found),
-            fingerprint=fingerprint(found),
+            fingerprint=self._fingerprint,
         )
 
 
 def command(
-    data: str, options: Ingest, sample: int, sheet: Path | None, as_json: bool = False
+    data: str,
+    options: Ingest,
+    sample: int,
+    sheet: Path | None,
+    as_json: bool = False,
+    verify: bool = False,
 ) -> None:
     """Runs `safelight inspect`: what was seen goes to standard output, progress to standard error.
 
@@ -222,7 +233,10 @@ def command(
         def tell(done: int, total: int) -> None:
             status.update(f"{done:,} of {total:,} images")
 
-        seen = inspect(data, options, sample, sheet, tell)
+        def tell_copied(done: int, total: int) -> None:
+            status.update(f"copying {escape(data)}: {done / 1e6:,.0f} of {total / 1e6:,.0f} MB")
+
+        seen = inspect(data, options, sample, sheet, verify, tell, tell_copied)
     if as_json:
         console.stdout.print(json.dumps(seen.to_dict()), markup=False, soft_wrap=True)
     else:
@@ -250,6 +264,7 @@ def show(seen: Inspection, screen: Console) -> None:
         screen.print(_problem_table(seen))
     for line in seen.advice:
         screen.print(f"  [yellow]note:[/] {escape(line)}")
+    screen.print(f"  fingerprint {seen.fingerprint}", style="dim", soft_wrap=True)
 
 
 def contact_sheet(pictures: Mapping[str, Sequence[bytes]], path: Path) -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from pipeline import fingerprint
-from pipeline.config import Config
+from pathlib import Path
+
+from pipeline import fingerprint, own_model
+from pipeline.config import Config, Train
 
 # The modules that a node's own code starts from; what they import is followed.
 _SOURCES = {
     "ImageExampleGen": ("components.image_example_gen",),
+    "ImageWindow": ("components.image_window",),
     "ImageSchemaGen": ("components.image_schema_gen", "schemas/image.pbtxt"),
     "ValidationGate": ("components.validation_gate",),
     "Transform": ("components.image_transform", "pipeline.transform"),
+    "Tuner": ("components.search_tuner", "pipeline.tune", "pipeline.tune_child"),
     "Trainer": ("pipeline.train", "pipeline.train_child"),
     "Evaluator": ("pipeline.evaluate",),
     "Predictor": ("components.predictor",),
@@ -20,19 +24,39 @@ _SOURCES = {
 }
 
 # The sections that decide what a model is and whether it is blessed; the others say where and how.
-_LINEAGE_SECTIONS = ("ingest", "validation", "transform", "train", "evaluate", "serving")
+_LINEAGE_SECTIONS = ("ingest", "validation", "transform", "tune", "train", "evaluate", "serving")
 
 
-def code() -> dict[str, str]:
-    """Returns the fingerprint of each node's own sources; TFX's own nodes have none."""
-    return {node: fingerprint.of_sources(*modules) for node, modules in _SOURCES.items()}
+# What builds the network: a change of the user's own module, or of the weights that a backbone
+# starts from, re-runs these.
+_BUILDERS = ("Tuner", "Trainer")
+
+
+def code(train: Train) -> dict[str, str]:
+    """Returns the fingerprint of each node's own sources; TFX's own nodes have none.
+
+    Raises:
+      ConfigError: train.model names a module that isn't there.
+    """
+    found = {node: fingerprint.of_sources(*modules) for node, modules in _SOURCES.items()}
+    own = [own_model.digest(train.model)] if train.model else []
+    # Not the path alone: another file may come to stand there.
+    given = [Path(where) for where in (train.weights, train.feature_vector) if where]
+    own += [fingerprint.of_path(path) for path in given if path.exists()]
+    if own:
+        found.update({node: fingerprint.of_value([found[node], *own]) for node in _BUILDERS})
+    return found
 
 
 def of(data: str, config: Config) -> dict[str, str]:
-    """Returns the fingerprints of `data` (given as one), of the configuration and of the code."""
+    """Returns the fingerprints of `data` (given as one), of the configuration and of the code.
+
+    Raises:
+      ConfigError: train.model names a module that isn't there.
+    """
     sections = {name: getattr(config, name).model_dump(mode="json") for name in _LINEAGE_SECTIONS}
     return {
         "data": data,
         "config": fingerprint.of_value(sections),
-        "code": fingerprint.of_value(code()),
+        "code": fingerprint.of_value(code(config.train)),
     }

@@ -3,15 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 
 @dataclass(frozen=True)
+class MeasuredValues:
+    """TFMA's results of a regression head, in the unit of its targets.
+
+    Attributes:
+      examples: how many images were evaluated.
+      mae: mean of the absolute errors.
+      rmse: square root of the mean of the squared errors.
+      r2: coefficient of determination, 1 - (squared errors / squared distances from the mean
+        target); 0 where the targets do not differ.
+    """
+
+    examples: int
+    mae: float
+    rmse: float
+    r2: float
+
+
+@dataclass(frozen=True)
 class Measured:
-    """TFMA's results over all images of the split.
+    """TFMA's results over all images of the split, for the label or a class head.
 
     Attributes:
       examples: how many images were evaluated.
@@ -19,6 +37,7 @@ class Measured:
       top_k_accuracy: the share whose label is among the k most probable classes.
       cross_entropy: mean of -log(probability of the label), in nats.
       confusion: {(label id, predicted id): images}.
+      heads: of the label, the results of the heads beside it, by name.
     """
 
     examples: int
@@ -26,6 +45,7 @@ class Measured:
     top_k_accuracy: float
     cross_entropy: float
     confusion: Mapping[tuple[int, int], int]
+    heads: Mapping[str, Measured | MeasuredValues] = field(default_factory=dict)
 
     def matrix(self, classes: int) -> npt.NDArray[np.int64]:
         """Returns int64 [classes, classes]: a row for each label, a column for each prediction."""

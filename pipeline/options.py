@@ -26,3 +26,6 @@ VerboseOption = Annotated[
 WaitOption = Annotated[
     bool, typer.Option("--wait", help="Wait for the workdir where somebody else holds it.")
 ]
+VerifyOption = Annotated[
+    bool, typer.Option("--verify", help="Tell changed data by its contents too: reads every file.")
+]

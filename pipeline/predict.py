@@ -15,9 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
-
-from pipeline import console, images, predict_output, registry
+from pipeline import console, heads, images, predict_output, registry
 from pipeline.errors import SafelightError, UsageError, bounded
 from pipeline.ingest import walk
 from pipeline.ingest.entries import Ignored
@@ -45,7 +43,9 @@ def command(
     """
     predict_output.check_output(output)
     model_dir = find_model(workdir, model)
-    classes = [str(name) for name in read_facts(model_dir)["classes"]]
+    facts = read_facts(model_dir)
+    classes = [str(name) for name in facts["classes"]]
+    further = heads.from_facts(facts)[1:]
     found = find_images(paths)
     console.stderr.print("loading the model", style="dim")
     _import_tensorflow()
@@ -54,7 +54,7 @@ def command(
             predict(found, model_dir, lambda done, n: status.update(f"{done:,} of {n:,} images"))
         )
     if output is not None:
-        predict_output.write(output, answered, classes)
+        predict_output.write(output, answered, classes, further)
     if as_json:
         told = predict_output.as_json(answered, classes, model_dir, top)
         sys.stdout.write(json.dumps(told) + "\n")
@@ -233,7 +233,8 @@ def _ask(
         if isinstance(told, images.BadImage):
             predictions.append(Prediction(name, reason=told.reason, detail=told.detail))
         else:
-            predictions.append(Prediction(name, told.labels[0], told.probabilities[0]))
+            [label], [probabilities] = told.labels, told.probabilities
+            predictions.append(Prediction(name, label, probabilities, heads=told.heads))
     return predictions
 
 
@@ -247,8 +248,7 @@ def _answers(export: Export, encoded: Sequence[bytes]) -> list[Answer | images.B
         if len(encoded) == 1:
             return [images.BadImage("refused", str(error))]
         return [answer for one in encoded for answer in _answers(export, [one])]
-    rows = zip(whole.labels, whole.probabilities, strict=True)
-    return [Answer([label], row[np.newaxis]) for label, row in rows]
+    return [whole.row(index) for index in range(len(encoded))]
 
 
 def _shown(path: Path) -> str:

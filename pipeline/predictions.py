@@ -3,13 +3,14 @@
 `predictions.parquet` has a row an image: `id` (binary), `split`, `label`, `predicted` (strings),
 `probabilities` (list of float32, in the order of the schema metadata's `classes`). The metadata
 also names the `model`, by the fingerprint in its model.json, and the `version` of a pushed one.
+The heads beside the label have columns of their own: `pipeline/head_columns.py`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline import features
+from pipeline import features, head_columns, heads
 from pipeline.errors import SafelightError
+from pipeline.head_columns import Classes, HeadColumns, Values
+from pipeline.heads import Head
 
 FILE = "predictions.parquet"
 _ROWS = 4096  # of one row group
@@ -29,10 +32,23 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Answer:
-    """A signature's answer to a batch: names [batch], probabilities float32 [batch, classes]."""
+    """A signature's answer to a batch: names [batch], probabilities float32 [batch, classes].
+
+    `heads` has what the heads beside the label say, by name; nothing in it tells the truth.
+    """
 
     labels: list[str]
     probabilities: Floats
+    heads: Mapping[str, HeadColumns] = field(default_factory=dict)
+
+    def row(self, index: int) -> Answer:
+        """Returns the answer to one image of the batch."""
+        rows = slice(index, index + 1)
+        return Answer(
+            self.labels[rows],
+            self.probabilities[rows],
+            {name: _rows(columns, rows) for name, columns in self.heads.items()},
+        )
 
 
 @dataclass(frozen=True)
@@ -47,6 +63,7 @@ class Predictions:
       labels: what the data says, names [images].
       predicted: what the model says, names [images].
       probabilities: float32 [images, classes].
+      heads: the same of the heads beside the label, by name.
     """
 
     model: str
@@ -56,6 +73,7 @@ class Predictions:
     labels: list[str]
     predicted: list[str]
     probabilities: Floats
+    heads: Mapping[str, HeadColumns] = field(default_factory=dict)
 
     def correct(self) -> npt.NDArray[np.bool_]:
         """Returns bool [images]: whether the model agrees with the data."""
@@ -77,6 +95,7 @@ class Export:
         self.path = path
         self.facts = read_facts(path)
         self.classes: tuple[str, ...] = tuple(self.facts["classes"])
+        self.heads: tuple[Head, ...] = heads.from_facts(self.facts)[1:]
         self.fingerprint: str = self.facts["fingerprint"]
         try:
             self._model = tf.saved_model.load(str(path))
@@ -109,20 +128,54 @@ class Export:
             )
         try:
             said = self._model.signatures[signature](**{argument: tf.constant(batch, tf.string)})
-            labels = [text(name) for name in said[features.OUT_LABEL].numpy()]
-            probabilities = said[features.OUT_PROBABILITIES].numpy().astype(np.float32, copy=False)
+            given = {name: value.numpy() for name, value in said.items()}
+            label = self._classes_of(
+                given[features.OUT_LABEL], given[features.OUT_PROBABILITIES], self.classes
+            )
+            further = {head.name: self._columns_of(head, given) for head in self.heads}
         except (tf.errors.OpError, TypeError, KeyError) as error:
             raise SafelightError(
                 f"The model at {self.path} did not answer through {signature!r}: "
                 f"{_first_line(error)}."
             ) from error
-        if probabilities.shape != (len(labels), len(self.classes)):
-            raise SafelightError(
-                f"The model at {self.path} answered with probabilities of shape "
-                f"{probabilities.shape}; expected {(len(labels), len(self.classes))}, a column for "
-                "each class in its model.json. Export it again."
-            )
-        return Answer(labels, probabilities)
+        return Answer(label.predicted, label.probabilities, further)
+
+    def _columns_of(self, head: Head, given: Mapping[str, npt.NDArray[Any]]) -> HeadColumns:
+        if head.kind == "class":
+            return self._classes_of(given[head.name], given[head.probabilities], head.classes)
+        values = given[head.name].astype(np.float32, copy=False)
+        rows = len(given[features.OUT_LABEL])
+        if values.shape != (rows,):
+            raise self._misshapen(f"{head.name!r} of shape {values.shape}", (rows,), "a value")
+        return Values(np.full(rows, np.nan, np.float32), values)
+
+    def _classes_of(
+        self, names: npt.NDArray[Any], probabilities: npt.NDArray[Any], classes: tuple[str, ...]
+    ) -> Classes:
+        expected = (len(names), len(classes))
+        if probabilities.shape != expected:
+            what = f"probabilities of shape {probabilities.shape}"
+            raise self._misshapen(what, expected, "a column for each class in its model.json")
+        predicted = [text(name) for name in names]
+        floats = probabilities.astype(np.float32, copy=False)
+        return Classes(classes, [None] * len(predicted), predicted, floats)
+
+    def _misshapen(self, what: str, expected: tuple[int, ...], why: str) -> SafelightError:
+        return SafelightError(
+            f"The model at {self.path} answered with {what}; expected {expected}, {why}. "
+            "Export it again."
+        )
+
+
+def _rows(columns: HeadColumns, rows: slice) -> HeadColumns:
+    if isinstance(columns, Values):
+        return Values(columns.truth[rows], columns.predicted[rows])
+    return Classes(
+        columns.classes,
+        columns.labels[rows],
+        columns.predicted[rows],
+        columns.probabilities[rows],
+    )
 
 
 def read_facts(path: Path) -> dict[str, Any]:
@@ -167,6 +220,7 @@ def answer_split(
     wanted = {
         features.ID: tf.io.FixedLenFeature([], tf.string),
         features.LABEL: tf.io.FixedLenFeature([], tf.string),
+        **head_columns.spec(export.heads),
     }
     records = tf.data.TFRecordDataset(files).batch(batch_size).prefetch(2)
     schema = _schema(export)
@@ -176,7 +230,9 @@ def answer_split(
         answer = export.serve_examples(batch)
         rows += len(answer.labels)
         labels = [text(label) for label in facts[features.LABEL].numpy()]
-        yield _record_batch(schema, list(facts[features.ID].numpy()), split, labels, answer)
+        truths = {head: facts[head.feature].numpy() for head in export.heads}
+        ids = list(facts[features.ID].numpy())
+        yield _record_batch(schema, ids, split, labels, answer, truths)
     if rows == 0:
         raise SafelightError(
             f"The split {split!r} of {examples_uri} holds no images; expected at least one. "
@@ -204,7 +260,6 @@ def read(path: Path) -> Predictions | None:
     table = pq.read_table(file)
     metadata = table.schema.metadata
     classes = tuple(json.loads(metadata[b"classes"]))
-    flat = table.column("probabilities").combine_chunks().values.to_numpy(zero_copy_only=False)
     return Predictions(
         model=metadata[b"model"].decode(),
         version=int(metadata[b"version"]) if b"version" in metadata else None,
@@ -212,7 +267,8 @@ def read(path: Path) -> Predictions | None:
         ids=table.column(features.ID).to_pylist(),
         labels=table.column(features.LABEL).to_pylist(),
         predicted=table.column("predicted").to_pylist(),
-        probabilities=np.asarray(flat, np.float32).reshape(table.num_rows, len(classes)),
+        probabilities=head_columns.matrix(table.column("probabilities"), len(classes)),
+        heads=head_columns.read(table),
     )
 
 
@@ -232,24 +288,29 @@ def _schema(export: Export) -> pa.Schema:
             (features.LABEL, pa.string()),
             ("predicted", pa.string()),
             ("probabilities", pa.list_(pa.float32())),
+            *head_columns.fields(export.heads),
         ],
-        metadata=metadata,
+        metadata={**metadata, **head_columns.metadata(export.heads)},
     )
 
 
 def _record_batch(
-    schema: pa.Schema, ids: list[bytes], split: str, labels: list[str], answer: Answer
+    schema: pa.Schema,
+    ids: list[bytes],
+    split: str,
+    labels: list[str],
+    answer: Answer,
+    truths: Mapping[Head, npt.NDArray[Any]],
 ) -> pa.RecordBatch:
-    rows, width = answer.probabilities.shape
-    offsets = pa.array(np.arange(rows + 1, dtype=np.int32) * width)
-    lists = pa.ListArray.from_arrays(offsets, pa.array(answer.probabilities.reshape(-1)))
     columns = [
         pa.array(ids, pa.binary()),
-        pa.array([split] * rows, pa.string()),
+        pa.array([split] * len(ids), pa.string()),
         pa.array(labels, pa.string()),
         pa.array(answer.labels, pa.string()),
-        lists,
+        head_columns.lists(answer.probabilities),
     ]
+    for head, truth in truths.items():
+        columns += head_columns.arrays(head, truth, answer.heads[head.name])
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import events, versions
-from pipeline.errors import SafelightError
+from pipeline.errors import NotBlessed, SafelightError, UsageError, bounded
 from pipeline.features import MODEL_FACTS
 from pipeline.versions import Entry
 
@@ -31,8 +31,8 @@ FILE = "registry.json"
 class Origin:
     """Where a model that is to be published comes from.
 
-    `data`, `config` and `code` are the fingerprints of its run; `known_classes` and `champion`
-    (a version) are what that run was given.
+    `data`, `config` and `code` are the fingerprints of its run; `known_classes`, `known_columns`
+    and `champion` (a version) are what that run was given.
     """
 
     by: str
@@ -45,27 +45,48 @@ class Origin:
     champion: int | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
     model_uri: str = ""
+    known_columns: Mapping[str, list[str]] = field(default_factory=dict)
+
+    def inputs(self) -> dict[str, Any]:
+        """Returns what the run was given, as its entry records it."""
+        given = {"known_classes": list(self.known_classes), "champion": self.champion}
+        return {**given, **({"known_columns": self.known_columns} if self.known_columns else {})}
+
+
+@dataclass(frozen=True)
+class Pin:
+    """Why the version that is served may not be replaced, since when (UTC) and by whom."""
+
+    version: int
+    by: str
+    why: str
+    since: str
 
 
 @dataclass(frozen=True)
 class RunInputs:
     """What a run is given: class names whose order it keeps, and the version to beat.
 
-    `champion_uri` is the directory of that version, "" where there is none.
+    `champion_uri` is the directory of that version, "" where there is none. `known_columns` has
+    the classes of a manifest's further columns, which the class heads of train.heads learn.
     """
 
     known_classes: tuple[str, ...] = ()
     champion_version: int | None = None
     champion_uri: str = ""
+    known_columns: Mapping[str, list[str]] = field(default_factory=dict)
 
 
 class Registry:
     """The versions of one model below `serving/<model>/`; made by `open` or `read`."""
 
-    def __init__(self, root: Path, entries: list[Entry], current: int | None) -> None:
+    def __init__(
+        self, root: Path, entries: list[Entry], current: int | None, pinned: Pin | None = None
+    ) -> None:
         self.root = root
         self.entries = entries
         self.current = current
+        self.pinned = pinned
 
     def path(self, version: int) -> Path:
         """Returns the directory that TF Serving loads this version from."""
@@ -85,13 +106,18 @@ class Registry:
         champion = self.champion()
         if champion is None:
             return RunInputs()
-        before = RunInputs(tuple(champion.inputs["known_classes"]))
+        before = RunInputs(
+            tuple(champion.inputs["known_classes"]),
+            known_columns=champion.inputs.get("known_columns", {}),
+        )
         if (champion.data, champion.config, champion.code) == (data, config, code):
             version = champion.inputs["champion"]
             return before if version is None else self._beside(before, version)
         if champion.data == data:
             return self._beside(before, champion.version)
-        return self._beside(RunInputs(tuple(champion.classes)), champion.version)
+        columns = versions.known_columns(self.path(champion.version))
+        inputs = RunInputs(tuple(champion.classes), known_columns=columns)
+        return self._beside(inputs, champion.version)
 
     def _beside(self, inputs: RunInputs, version: int) -> RunInputs:
         path = self.path(version)
@@ -107,17 +133,111 @@ class Registry:
         champion = self.champion()
         if champion is None or champion.model_fingerprint != model_fingerprint:
             return None
-        inputs = {"known_classes": list(origin.known_classes), "champion": origin.champion}
+        ours = (origin.data, origin.config, origin.code, origin.inputs())
         theirs = (champion.data, champion.config, champion.code, champion.inputs)
-        return champion if theirs == (origin.data, origin.config, origin.code, inputs) else None
+        return champion if theirs == ours else None
 
     def publish(self, source: Path, origin: Origin) -> Entry:
         """Copies the export at `source` to the next version, makes it current, and returns it.
 
         Raises:
+          NotBlessed: what is served is pinned, or this model was rolled back.
           SafelightError: `source` is no export, or it can't be copied; then nothing has changed.
         """
+        self._check_pin()
         entry = self._entry(source, origin)
+        self._check_not_rolled_back(entry)
+        self._place(source, entry)
+        return entry
+
+    def rollback(self, by: str, why: str, to: int | None = None) -> Entry:
+        """Publishes an older model again as the next version, and returns its entry.
+
+        What was served until now is marked `rolled_back`: its model is never published again.
+
+        Args:
+          by: who asks for it.
+          why: the reason.
+          to: the version to restore; by default the newest before the current one that was not
+            rolled back and is another model.
+
+        Raises:
+          UsageError: there is no such version, or none to go back to.
+          NotBlessed: what is served is pinned.
+          SafelightError: the model can't be copied; then nothing has changed.
+        """
+        bad = self.champion()
+        if bad is None:
+            raise UsageError(f"Nothing is served from {self.root} yet: there is nothing to undo.")
+        self._check_pin()
+        good = self._target(bad, to)
+        entry = replace(
+            self._entry(self.path(good.version), Origin(by, why, "", "", "", "")),
+            run_id=good.run_id,
+            metrics=good.metrics,
+            data=good.data,
+            code=good.code,
+            config=good.config,
+            inputs=good.inputs,
+            model_uri=good.model_uri,
+            restores=good.version,
+            rolls_back=bad.version,
+        )
+        self._place(self.path(good.version), entry)
+        return entry
+
+    def pin(self, by: str, why: str) -> Pin:
+        """Holds the version that is served against any push and rollback, until `unpin`."""
+        if self.current is None:
+            raise UsageError(f"Nothing is served from {self.root} yet: there is nothing to pin.")
+        self.pinned = Pin(self.current, by, why, _now())
+        self._write(intent=None)
+        return self.pinned
+
+    def unpin(self) -> Pin | None:
+        """Takes the pin away, and returns it; None where there was none."""
+        pinned, self.pinned = self.pinned, None
+        self._write(intent=None)
+        return pinned
+
+    def _check_pin(self) -> None:
+        if self.pinned is not None:
+            raise NotBlessed(
+                f"Version {self.pinned.version} is pinned since {self.pinned.since} by "
+                f"{self.pinned.by} ({self.pinned.why}): nothing else may be served. "
+                "Take the pin away with: safelight unpin"
+            )
+
+    def _check_not_rolled_back(self, entry: Entry) -> None:
+        for one in self.entries:
+            if one.status == "rolled_back" and one.model_fingerprint == entry.model_fingerprint:
+                raise NotBlessed(
+                    f"This very model was version {one.version}, which was rolled back: it is not "
+                    "published again. Change the data or the configuration, and train another."
+                )
+
+    def _target(self, bad: Entry, to: int | None) -> Entry:
+        banned = {one.model_fingerprint for one in self.entries if one.status == "rolled_back"}
+        banned.add(bad.model_fingerprint)
+        there = set(versions.models(self.root))
+        good = [
+            one
+            for one in self.entries
+            if one.version in there and one.model_fingerprint not in banned
+        ]
+        if to is not None:
+            good = [one for one in good if one.version == to]
+        if good:
+            return good[-1]
+        wanted = "any older version" if to is None else f"version {to}"
+        raise UsageError(
+            f"Can't go back to {wanted} of {self.root}: it has to be another model than version "
+            f"{bad.version}, with its directory, and not rolled back. There is: "
+            f"{bounded([f'{one.version} ({one.status})' for one in self.entries], limit=20)}."
+        )
+
+    def _place(self, source: Path, entry: Entry) -> None:
+        """Copies the model to its version directory and commits the entry."""
         self._write(intent={"version": entry.version, "source": str(source)})
         incoming = self.root / f".{entry.version}.incoming"
         try:
@@ -134,7 +254,6 @@ class Registry:
             ) from error
         versions.sync(self.root)
         self._commit(entry)
-        return entry
 
     def _entry(self, source: Path, origin: Origin) -> Entry:
         facts = versions.read_object(source / "assets.extra" / MODEL_FACTS)
@@ -146,7 +265,7 @@ class Registry:
         taken = [entry.version for entry in self.entries] + list(versions.numbers(self.root))
         return Entry(
             version=max(taken, default=0) + 1,
-            published=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            published=_now(),
             by=origin.by,
             why=origin.why,
             run_id=origin.run_id,
@@ -155,7 +274,7 @@ class Registry:
             code=origin.code,
             config=origin.config,
             classes=list(facts["classes"]),
-            inputs={"known_classes": list(origin.known_classes), "champion": origin.champion},
+            inputs=origin.inputs(),
             model_uri=origin.model_uri,
             model_fingerprint=facts["fingerprint"],
             status="live",
@@ -163,7 +282,7 @@ class Registry:
 
     def _commit(self, entry: Entry) -> None:
         known = [one for one in self.entries if one.version != entry.version]
-        self.entries = [*_retired(known), entry]
+        self.entries = _live([*known, entry], entry.version)
         self.current = entry.version
         self._write(intent=None)
 
@@ -173,6 +292,7 @@ class Registry:
             "model": self.root.name,
             "current": self.current,
             "versions": [asdict(entry) for entry in self.entries],
+            "pinned": None if self.pinned is None else asdict(self.pinned),
             "intent": intent,
         }
         self.root.mkdir(parents=True, exist_ok=True)
@@ -210,8 +330,9 @@ def read(root: Path) -> Registry:
     """
     content = _read_content(root)
     if content is None:
-        entries = [versions.recovered(root, version) for version in sorted(versions.models(root))]
-        return Registry(root, entries, entries[-1].version if entries else None)
+        found = [versions.recovered(root, version) for version in sorted(versions.models(root))]
+        last = found[-1].version if found else None
+        return Registry(root, _live(found, last), last)
     return _parsed(root, content)
 
 
@@ -253,32 +374,48 @@ def _rebuild(root: Path) -> Registry:
     _make_current(registry, registry.current)
     events.warn(
         f"{damaged} was missing or damaged. It was rebuilt from the version directories beside "
-        f"it: {len(registry.entries)} found, version {registry.current} is served.{kept}"
+        f"it: {len(registry.entries)} found, version {registry.current} is served. A pin, if there "
+        f"was one, is lost.{kept}"
     )
     return registry
 
 
 def _make_current(registry: Registry, version: int | None) -> None:
     registry.current = version
-    registry.entries = [
-        replace(entry, status="live") if entry.version == version else entry
-        for entry in _retired(registry.entries)
-    ]
+    registry.entries = _live(registry.entries, version)
     registry._write(intent=None)
 
 
-def _retired(entries: list[Entry]) -> list[Entry]:
+def _live(entries: list[Entry], version: int | None) -> list[Entry]:
     return [
-        replace(entry, status="retired") if entry.status == "live" else entry for entry in entries
+        replace(entry, status="live") if entry.version == version else entry
+        for entry in _retired(entries)
+    ]
+
+
+def _retired(entries: list[Entry]) -> list[Entry]:
+    """Returns the entries as none of them is served; what another rolled back is marked so."""
+    bad = {entry.rolls_back for entry in entries}
+    return [
+        replace(entry, status="rolled_back")
+        if entry.version in bad
+        else replace(entry, status="retired")
+        if entry.status == "live"
+        else entry
+        for entry in entries
     ]
 
 
 def _parsed(root: Path, content: Mapping[str, Any] | None) -> Registry:
     if content is None:
         return Registry(root, [], None)
-    return Registry(
-        root, [versions.entry_from(one) for one in content["versions"]], content["current"]
-    )
+    entries = [versions.entry_from(one) for one in content["versions"]]
+    pinned = content.get("pinned")
+    return Registry(root, entries, content["current"], None if pinned is None else Pin(**pinned))
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
 def _read_content(root: Path) -> dict[str, Any] | None:
@@ -294,7 +431,9 @@ def _read_content(root: Path) -> dict[str, Any] | None:
         )
     try:
         entries = [versions.entry_from(one) for one in content["versions"]]
-        intent, current = content["intent"], content["current"]
+        intent, current, pinned = content["intent"], content["current"], content.get("pinned")
+        if pinned is not None:
+            Pin(**pinned)
         if intent is not None and not isinstance(intent["version"], int):
             return None
     except (TypeError, KeyError, ValueError):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 from rich.markup import escape
@@ -60,7 +59,7 @@ def command(
         answers = client.predict(paths)
     if as_json:
         for path, answer in zip(paths, answers, strict=True):
-            print(json.dumps({"file": str(path), **asdict(answer)}))
+            print(json.dumps({"file": str(path), **answer.as_json()}))
     else:
         console.stdout.print(_table(paths, answers, top))
     return 0
@@ -84,4 +83,9 @@ def _table(paths: Sequence[Path], answers: Sequence[Prediction], top: int) -> Ta
         best = sorted(answer.probabilities.items(), key=lambda pair: -pair[1])[:top]
         for row, (name, probability) in enumerate(best):
             table.add_row("" if row else escape(str(path)), escape(name), f"{probability:.4f}")
+        for head, said in answer.heads.items():
+            if isinstance(said, float):
+                table.add_row("", f"{escape(head)} {said:.4g}", "")
+            else:
+                table.add_row("", escape(f"{head} {said.label}"), f"{said.score:.4f}")
     return table

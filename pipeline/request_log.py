@@ -102,6 +102,8 @@ class RequestLog:
             "probabilities": answer.probabilities,
             "milliseconds": round(1000 * seconds, 2),
         }
+        if answer.heads:
+            line["heads"] = answer.as_json()["heads"]
         if self.keep_images:
             line["image"] = base64.b64encode(image.encoded).decode()
         return line

@@ -5,6 +5,7 @@ runs/<run id>/events.jsonl   what happened, as it happened
 runs/<run id>/log.txt        everything that TensorFlow, Beam and TFX printed
 runs/<run id>/artifacts.json where each node's outputs are
 runs/<run id>/result.json    the outcome; what `safelight run --json` prints
+runs/<run id>/refused/       what a node that refused the data had found (pipeline/refused.py)
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ class Request:
 
     `lineage` has the fingerprints `data`, `config` and `code`; `inputs` has `known_classes` (the
     class order to keep), `champion` (its version or None), `champion_uri` ("" without one), and
-    `published`: whether a run of this very lineage is what is served.
+    `published`: whether a run of this very lineage is what is served. `spans` is the window, where
+    the data is one: for each span `name`, `path`, `fingerprint`, `golden` and `judged`.
     """
 
     run_id: str
@@ -48,6 +50,7 @@ class Request:
     lineage: dict[str, str]
     inputs: dict[str, Any]
     versions: dict[str, str]
+    spans: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -113,6 +116,10 @@ class RunDir:
     @property
     def report(self) -> Path:
         return self.root / "report.html"
+
+    def refused(self, node: str, output: str) -> Path:
+        """Returns where a node that refuses the data leaves what it found."""
+        return self.root / "refused" / node / output
 
     def write_request(self, request: Request) -> None:
         """Makes the directory and writes run.json."""

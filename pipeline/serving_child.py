@@ -5,7 +5,8 @@
 It knows the export and the files, and nothing else of the run: no TFX, no devices, none of the
 modules that trained. `request.json` has `model` (a directory), `files` (image files), `examples`
 (a TFRecord of the same images, in the same order) and `answer` (the file to write); the answer has
-`load_seconds`, and `served` and `examples`, each with `labels` and `probabilities`.
+`load_seconds`, and `served` and `examples`, each with `labels`, `probabilities` and `heads`: for
+each head beside the label the same, or `values`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.head_columns import Classes, HeadColumns, Values
 from pipeline.predictions import Answer, Export
 
 _PR_SET_PDEATHSIG = 1
@@ -67,6 +69,20 @@ def _joined(answers: Sequence[Answer]) -> dict[str, Any]:
     return {
         "labels": [label for answer in answers for label in answer.labels],
         "probabilities": [row for answer in answers for row in answer.probabilities.tolist()],
+        "heads": {
+            name: _head([answer.heads[name] for answer in answers]) for name in answers[0].heads
+        },
+    }
+
+
+def _head(parts: Sequence[HeadColumns]) -> dict[str, Any]:
+    values = [one for part in parts if isinstance(part, Values) for one in part.predicted.tolist()]
+    if values:
+        return {"values": values}
+    classes = [part for part in parts if isinstance(part, Classes)]
+    return {
+        "labels": [label for part in classes for label in part.predicted],
+        "probabilities": [row for part in classes for row in part.probabilities.tolist()],
     }
 
 

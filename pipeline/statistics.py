@@ -1,10 +1,14 @@
-"""What StatisticsGen counts: facts and labels, never image bytes."""
+"""What StatisticsGen counts: facts, labels and the targets of heads, never image bytes."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import tensorflow_data_validation as tfdv
+from tensorflow_metadata.proto.v0 import schema_pb2
 
 from pipeline.features import CHANNEL_FACTS, FLOAT_FACTS, FORMAT, INT_FACTS, LABEL
+from pipeline.heads import Head
 from schemas import image_schema
 
 COUNTED = (LABEL, FORMAT, *INT_FACTS, *FLOAT_FACTS, *CHANNEL_FACTS)
@@ -14,8 +18,11 @@ COUNTED = (LABEL, FORMAT, *INT_FACTS, *FLOAT_FACTS, *CHANNEL_FACTS)
 _MOST_CLASSES = 20_000
 
 
-def statistics_options() -> tfdv.StatsOptions:
+def statistics_options(heads: Sequence[Head] = ()) -> tfdv.StatsOptions:
     """Returns the options for StatisticsGen.
+
+    Args:
+      heads: those beside the label; their classes need not be known.
 
     The schema in them names only what is to be counted, and Beam's reader then leaves all else in
     the files: the images' bytes never reach TFDV. They hold no data (the classes come with the
@@ -30,6 +37,9 @@ def statistics_options() -> tfdv.StatsOptions:
     for feature in schema.feature:
         if feature.name == LABEL:
             feature.ClearField("domain")
+    for head in heads:
+        kind = schema_pb2.BYTES if head.kind == "class" else schema_pb2.FLOAT
+        schema.feature.add(name=head.feature, type=kind)
     return tfdv.StatsOptions(
         schema=schema,
         experimental_filter_read_paths=True,

@@ -2,23 +2,26 @@
 
 By the time Trainer runs, TensorFlow is initialized in this process without accelerators; logical
 devices and GPUs can only be set before. The child is also where memory goes, and all of it comes
-back when it ends.
+back when it ends. With train.strategy=multi_worker there are several children.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import BaseModel, ConfigDict
 
 import pipeline
-from pipeline import errors, events
+from pipeline import errors, events, hardware, own_model, search, workers
 from pipeline.config import Train, Transform
 from pipeline.errors import SafelightError
 
@@ -27,7 +30,9 @@ if TYPE_CHECKING:
 
 _JOB: Final = "job.json"
 _FAILURE: Final = "failure.json"
+_CHILD: Final = "pipeline.train_child"
 _PATIENCE_SECONDS: Final = 10
+_POLL_SECONDS: Final = 0.2
 
 
 class TrainingFailed(SafelightError):
@@ -37,8 +42,8 @@ class TrainingFailed(SafelightError):
 class Job(BaseModel):
     """All that the training child is told; paths are absolute.
 
-    `train_files` and `eval_files` are file patterns, `events` is where progress goes, and
-    `parent` the process to die with.
+    `train_files` and `eval_files` are file patterns, `warm_start` is a version whose weights to
+    begin with, `events` is where progress goes, and `parent` the process to die with.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -53,6 +58,7 @@ class Job(BaseModel):
     train: Train
     transform: Transform
     code: str
+    warm_start: Path | None = None
     events: Path | None
     parent: int
 
@@ -66,26 +72,44 @@ def run_fn(fn_args: FnArgs) -> None:
     """Trains and exports: `fn_args.serving_model_dir` and `fn_args.model_run_dir` are written.
 
     `fn_args.custom_config` has `train` and `transform` (those sections, with preset, epochs, image
-    size and channels set), `checkpoints` (a directory) and `code` (the fingerprint of the sources).
+    size and channels set), `checkpoints` (a directory), `code` (the fingerprint of the sources)
+    and, for a warm start, `warm_start` (a version's directory).
 
     Raises:
-      SafelightError: what the child failed with.
+      SafelightError: what the child failed with; or another worker is the chief.
     """
     job = _job(fn_args)
     job.run_dir.mkdir(parents=True, exist_ok=True)
+    job.failure.unlink(missing_ok=True)
+    _check_chief(job.train)
     path = job.run_dir / _JOB
     path.write_text(job.model_dump_json(indent=2) + "\n")
-    _check(job, _run_child(path))
+    check_child(job, run_child(_CHILD, path, job.train))
+
+
+def _check_chief(train: Train) -> None:
+    """Refuses to run Trainer where another worker would write the model."""
+    cluster = workers.from_environment() if train.strategy == "multi_worker" else None
+    if cluster is not None and cluster.worker != 0:
+        raise errors.ConfigError(
+            f"Trainer runs in worker {cluster.worker} of TF_CONFIG's {cluster.workers} "
+            "(train.strategy=multi_worker), and worker 0 writes the model. Run the pipeline in the "
+            "chief, or in worker 0 where there is none; start pipeline.train_child in the others."
+        )
 
 
 def write_failure(job: Job, error: SafelightError) -> None:
     """Leaves an error for the parent; the child calls this before it ends."""
     content = {"kind": type(error).__name__, "message": str(error), "reasons": error.reasons}
-    job.failure.write_text(json.dumps(content))
+    # Of several workers the first to fail knows why; the others only lost it.
+    with contextlib.suppress(FileExistsError), open(job.failure, "x") as file:
+        json.dump(content, file)
 
 
 def _job(fn_args: FnArgs) -> Job:
     custom: dict[str, Any] = fn_args.custom_config
+    train = Train.model_validate(custom["train"])
+    transform = Transform.model_validate(custom["transform"])
     return Job(
         train_files=tuple(fn_args.train_files),
         eval_files=tuple(fn_args.eval_files),
@@ -94,52 +118,106 @@ def _job(fn_args: FnArgs) -> Job:
         model_dir=Path(fn_args.serving_model_dir).absolute(),
         run_dir=Path(fn_args.model_run_dir).absolute(),
         checkpoints=Path(custom["checkpoints"]).absolute(),
-        train=Train.model_validate(custom["train"]),
-        transform=Transform.model_validate(custom["transform"]),
+        train=_best(train, fn_args.hyperparameters, transform),
+        transform=transform,
         code=custom["code"],
+        warm_start=Path(custom["warm_start"]) if custom.get("warm_start") else None,
         events=events.sink(),
         parent=os.getpid(),
     )
 
 
-def _run_child(job: Path) -> int:
-    """Returns the child's exit code: negative for the signal that ended it."""
+def _best(train: Train, hyperparameters: dict[str, Any] | None, transform: Transform) -> Train:
+    """Returns train with the values that Tuner found best, if there was a search."""
+    values = search.found(hyperparameters)
+    if values:
+        events.note(f"Trains with the best values of the search: {search.shown(values)}.")
+    return search.merged(train, values, transform)
+
+
+def run_child(module: str, job: Path, train: Train) -> int:
+    """Runs a module of ours with a job file in a process that owns the devices.
+
+    train.strategy=multi_worker without TF_CONFIG makes it as many processes as train.workers: the
+    first that fails ends them all.
+
+    Returns:
+      The exit code, 0 or that of the first to fail: negative for the signal that ended it.
+    """
     assert pipeline.__file__ is not None
-    child = subprocess.Popen(
-        [sys.executable, "-m", "pipeline.train_child", str(job)],
-        # `-m` finds the package in the current directory, installed or not.
-        cwd=Path(pipeline.__file__).parents[1],
-        stdin=subprocess.DEVNULL,
-    )
+    environments: list[dict[str, str]] = [{}]
+    if train.strategy == "multi_worker" and workers.from_environment() is None:
+        environments = workers.local(train.workers, hardware.visible_gpus())
+    children = [
+        subprocess.Popen(
+            [sys.executable, "-m", module, str(job)],
+            # `-m` finds the package in the current directory, installed or not.
+            cwd=Path(pipeline.__file__).parents[1],
+            stdin=subprocess.DEVNULL,
+            env={**hardware.environment(), **own_model.python_path(train.model), **environment},
+        )
+        for environment in environments
+    ]
     try:
-        return child.wait()
+        return _wait(children)
     finally:
-        # Stopped while waiting: the child must not go on with the devices and the checkpoints.
-        if child.poll() is None:
-            child.terminate()
-            try:
-                child.wait(_PATIENCE_SECONDS)
-            except subprocess.TimeoutExpired:
-                child.kill()
-                child.wait()
+        # Stopped while waiting, or one has failed: the others must not go on with the devices.
+        _end(children)
 
 
-def _check(job: Job, code: int) -> None:
+def _wait(children: Sequence[subprocess.Popen[bytes]]) -> int:
+    if len(children) == 1:
+        return children[0].wait()
+    while True:
+        codes = [child.poll() for child in children]
+        # A worker that was killed makes the others fail: it is the one to tell of.
+        failed = sorted(code for code in codes if code)
+        if failed:
+            return failed[0]
+        if None not in codes:
+            return 0
+        time.sleep(_POLL_SECONDS)
+
+
+def _end(children: Sequence[subprocess.Popen[bytes]]) -> None:
+    alive = [child for child in children if child.poll() is None]
+    for child in alive:
+        child.terminate()
+    for child in alive:
+        try:
+            child.wait(_PATIENCE_SECONDS)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+
+
+def check_child(job: Job, code: int) -> None:
+    """Raises what a child ended with, unless it is 0.
+
+    Raises:
+      SafelightError: the child's own error, or what its exit code means.
+    """
     if code == 0:
         return
-    if job.failure.exists():
+    if code > 0 and job.failure.exists():
         failure = json.loads(job.failure.read_text())
         # The class decides the exit code; a class of the child's own becomes the general one.
         kind = getattr(errors, failure["kind"], TrainingFailed)
         raise kind(failure["message"], failure["reasons"])
     if code == -signal.SIGKILL:
         raise TrainingFailed(
-            "The training process was killed (SIGKILL), most often because memory ran out. Lower "
+            f"{_who(job)} was killed (SIGKILL), most often because memory ran out. Lower "
             "train.batch_size or transform.image_size, or set train.cache=disk, and run again: a "
             "run with the same settings goes on behind the last finished epoch."
         )
     how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
     raise TrainingFailed(
-        f"The training process ended with {how} and left no message; the run's log has its last "
+        f"{_who(job)} ended with {how} and left no message; the run's log has its last "
         "words. Run again: it goes on behind the last finished epoch."
     )
+
+
+def _who(job: Job) -> str:
+    if job.train.strategy == "multi_worker":
+        return f"One of the {job.train.workers} training processes (train.workers)"
+    return "The training process"

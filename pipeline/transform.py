@@ -17,6 +17,7 @@ import tensorflow_transform as tft
 from pipeline.config import Transform
 from pipeline.decode import Resize, decode_and_resize
 from pipeline.features import CHANNEL_FACTS, IMAGE, LABEL, LABEL_ID, PIXELS
+from pipeline.heads import Head
 
 # Data of one even colour has no variance to divide by. One level of 255 is the finest difference
 # that a pixel can show.
@@ -24,18 +25,24 @@ _SMALLEST_DEVIATION = 1 / 255
 
 
 def preprocessing_fn(
-    inputs: Mapping[str, Any], custom_config: Mapping[str, Any], classes: Sequence[str]
+    inputs: Mapping[str, Any],
+    custom_config: Mapping[str, Any],
+    classes: Sequence[str],
+    heads: Sequence[Head] = (),
 ) -> dict[str, tf.Tensor]:
     """Builds the transform graph.
 
     Args:
-      inputs: `image` and `label`, string [batch]; for `standard` also the recorded facts.
+      inputs: `image` and `label`, string [batch]; for `standard` also the recorded facts; the
+        features of the heads, string or float32 [batch].
       custom_config: `transform` holds the resolved config.Transform.
       classes: in the order of their ids; the executor takes them from the schema.
+      heads: those beside the label, with their classes.
 
     Returns:
       `pixels`, float32 [batch, size, size, channels], and `label_id`, int64 [batch], -1 for a
-      label that is not among the classes.
+      label that is not among the classes. By the name of its `target`, what each head learns:
+      int64 [batch] like `label_id`, or float32 [batch].
 
     Raises:
       tf.errors.InvalidArgumentError: (when applied) an image can't be decoded, or is too large.
@@ -48,7 +55,16 @@ def preprocessing_fn(
     if options.normalize == "standard":
         mean, deviation = channel_moments(inputs, channels)
         pixels = (pixels - mean) / deviation
-    return {PIXELS: pixels, LABEL_ID: label_ids(inputs[LABEL], classes)}
+    targets = {
+        head.target: (
+            label_ids(inputs[head.feature], head.classes)
+            if head.kind == "class"
+            # Something of the graph's own: TensorFlow Transform takes no input for an output.
+            else tf.identity(inputs[head.feature])
+        )
+        for head in heads
+    }
+    return {PIXELS: pixels, LABEL_ID: label_ids(inputs[LABEL], classes), **targets}
 
 
 @functools.cache

@@ -7,7 +7,7 @@ import os
 import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +21,11 @@ Status = Literal["live", "retired", "rolled_back"]
 
 @dataclass(frozen=True)
 class Entry:
-    """One version as `registry.json` records it."""
+    """One version as `registry.json` records it.
+
+    `restores` is the older version that this one publishes again, `rolls_back` the bad one that it
+    took the place of; both are None for a model that a run pushed.
+    """
 
     version: int
     published: str
@@ -37,6 +41,8 @@ class Entry:
     model_uri: str
     model_fingerprint: str
     status: Status
+    restores: int | None = None
+    rolls_back: int | None = None
 
 
 def recovered(root: Path, version: int) -> Entry:
@@ -80,10 +86,13 @@ def entry_from(values: Any) -> Entry:
         and isinstance(values["metrics"], dict)
         and isinstance(values["inputs"], dict)
         and {"known_classes", "champion"} <= values["inputs"].keys()
+        and isinstance(values.get("rolls_back"), (int, type(None)))
     )
     if not typed:
         raise ValueError("an entry's values are of other types than they should be")
-    return Entry(**{name.name: values[name.name] for name in fields(Entry)})
+    # What an older registry did not know yet has a default.
+    known = [one.name for one in fields(Entry) if one.name in values or one.default is MISSING]
+    return Entry(**{name: values[name] for name in known})
 
 
 def read_object(path: Path) -> dict[str, Any] | None:
@@ -93,6 +102,16 @@ def read_object(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return content if isinstance(content, dict) else None
+
+
+def known_columns(path: Path) -> dict[str, list[str]]:
+    """Returns the classes of the class heads beside the label, by column, of an export."""
+    facts = read_object(path / "assets.extra" / MODEL_FACTS) or {}
+    return {
+        head["column"]: list(head["classes"])
+        for head in facts.get("heads", ())
+        if head["kind"] == "class"
+    }
 
 
 def numbers(root: Path) -> list[int]:

@@ -4,6 +4,7 @@
 #   scripts/debian13.sh COMMAND [ARGUMENT]...
 #
 # For a machine whose glibc is too old for the current lane (TFX 1.21). Needs root and debootstrap.
+# SHARE names a folder of this machine that the command sees under the same path, and writes to.
 # The folder `.cache/debian13` is made once (about 700 MB; 5 GB with the lane's packages) and used
 # again; removing it starts afresh. DEBIAN_MIRROR names another mirror than debootstrap's own.
 set -eu
@@ -19,7 +20,7 @@ say() {
 }
 
 [ "$(id -u)" = 0 ] || {
-    say "make: a root folder of another Debian takes root: run it as root (sudo make smoke-current)."
+    say "make: a root folder of another Debian takes root: run it as root (sudo make …)."
     exit 1
 }
 
@@ -76,6 +77,11 @@ enter='
     exec chroot "$folder" /usr/bin/env HOME=/root USER=root TMPDIR=/tmp LANG=C.UTF-8 \
         PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
         sh -c '\''cd /safelight && exec "$@"'\'' sh "$@"'
+# What was asked to be shared has to be: without the mount the command would write elsewhere.
+share='
+    if [ -n "${SHARE:-}" ]; then
+        mkdir -p "$SHARE" "$1$SHARE" && mount --bind "$SHARE" "$1$SHARE" || exit 1
+    fi'
 mounts='
     mount -t proc proc "$1/proc" || mount --rbind /proc "$1/proc"
     mount -t tmpfs tmpfs "$1/dev/shm"'
@@ -85,6 +91,11 @@ unset PYENV_ROOT PYENV_VERSION UV_CACHE_DIR PIP_FIND_LINKS
 # Mounts live in a namespace of their own and end with the command: none is left behind, and
 # removing the folder can't reach through one. Where they are refused, it works without.
 if unshare --mount true 2>/dev/null; then
-    exec unshare --mount sh -c "{ $mounts; } >/dev/null 2>&1 || true; $enter" sh "$folder" "$@"
+    exec unshare --mount sh -c "$share; { $mounts; } >/dev/null 2>&1 || true; $enter" \
+        sh "$folder" "$@"
 fi
+[ -z "${SHARE:-}" ] || {
+    say "make: this machine refuses mounts, and $SHARE can't be shared with the folder."
+    exit 1
+}
 exec sh -c "$enter" sh "$folder" "$@"

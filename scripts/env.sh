@@ -74,9 +74,14 @@ else
 fi
 eval "$assignments"
 
-# What was installed: the sum of what decides it, and the extras (EXTRAS=gpu), which are remembered.
+# What was installed: the sum of what decides it, and the extras (EXTRAS="gpu s3"), which are
+# remembered.
 stamp=$environment/.safelight-locked
 extras=${EXTRAS-$(sed -n 2p "$stamp" 2>/dev/null || true)}
+chosen=
+for extra in $(printf '%s' "$extras" | tr ',' ' '); do
+    chosen="$chosen --extra $extra"
+done
 wanted=$(cat uv.lock pyproject.toml | cksum; printf '%s' "$extras")
 if [ ! -f "$stamp" ] || [ "$(cat "$stamp")" != "$wanted" ]; then
     if [ -f "$stamp" ]; then
@@ -87,7 +92,7 @@ if [ ! -f "$stamp" ] || [ "$(cat "$stamp")" != "$wanted" ]; then
     fi
     PATH="${python_path:+$python_path:}$PATH" UV_PROJECT_ENVIRONMENT=$environment \
         "$UV" sync --quiet --locked --python "$python" --compile-bytecode \
-        ${extras:+--extra "$extras"} || {
+        $chosen || {
         diagnose
         exit 1
     }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from scipy.stats import binom
@@ -101,3 +103,26 @@ def test_three_verdicts():
     assert bounds.compare(-0.009, 0.02, 0.01) == "no worse"
     assert bounds.compare(-0.05, -0.02, 0.01) == "worse"
     assert bounds.compare(-0.02, 0.01, 0.01) == "undecided"
+
+
+def test_a_means_bounds_are_students():
+    # From the t distribution's table: 2.132 for 95 % and 4 degrees of freedom.
+    values = np.array([1.0, 2.0, 3.0, 4.0, 5.0])
+    lower, upper = bounds.mean_bounds(values, 0.95)
+    half = 2.1318 * math.sqrt(2.5) / math.sqrt(5)
+    assert (lower, upper) == (pytest.approx(3 - half, abs=1e-3), pytest.approx(3 + half, abs=1e-3))
+    assert bounds.mean_upper_bound(values, 0.95) == upper
+
+
+def test_a_means_bounds_hold_as_often_as_they_say():
+    # Absolute errors of a normal model, as skewed as such errors are.
+    rng = np.random.default_rng(5)
+    errors = np.abs(rng.normal(0, 1, (2000, 60)))
+    truth = math.sqrt(2 / math.pi)
+    held = np.mean([bounds.mean_upper_bound(row, 0.95) >= truth for row in errors])
+    assert 0.93 <= held <= 0.97
+
+
+@pytest.mark.parametrize("values", [[], [1.0], [1.0, float("nan")]])
+def test_nothing_is_told_of_a_mean_without_values(values):
+    assert bounds.mean_bounds(np.array(values), 0.95) == (-math.inf, math.inf)

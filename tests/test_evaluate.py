@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from pipeline import evaluate
+from pipeline import combiners, evaluate
 from pipeline.config import Evaluate
 from pipeline.errors import SafelightError
 from tests import exports
@@ -15,7 +15,7 @@ from tests import exports
 COUNTS = {"blue": 9, "green": 7, "red": 6, "white": 5}
 
 
-def run_evaluator(examples, model, target, top_k=3):
+def run_evaluator(examples, model, target, top_k=3, heads=()):
     """Runs TFX's Evaluator as the graph configures it; returns the evaluation's URI."""
     from tfx.components.evaluator.executor import Executor
     from tfx.dsl.components.base.base_beam_executor import BaseBeamExecutor
@@ -39,7 +39,9 @@ def run_evaluator(examples, model, target, top_k=3):
         {"examples": [data], "model": [trained]},
         {"evaluation": [evaluation], "blessing": [blessing]},
         {
-            "eval_config": proto_utils.proto_to_json(evaluate.eval_config(Evaluate(top_k=top_k))),
+            "eval_config": proto_utils.proto_to_json(
+                evaluate.eval_config(Evaluate(top_k=top_k), heads=heads)
+            ),
             "example_splits": '["test"]',
             "module_path": "pipeline.evaluate",
         },
@@ -112,13 +114,13 @@ def test_nothing_evaluated(tmp_path):
 def test_measure_ranks_as_argmax_does():
     given = np.array([[0.4, 0.4, 0.2], [0.4, 0.4, 0.2], [0.1, 0.2, 0.7], [0.1, 0.2, 0.7]])
     labels = np.array([0, 1, 2, -1])
-    right, top2, loss, images = evaluate.measure(labels, given, 2)
+    right, top2, loss, images = combiners.measure(labels, given, 2)
     assert (right, top2, images) == (2, 3, 4)
     assert loss == pytest.approx(-2 * math.log(0.4) - math.log(0.7) - math.log(1e-7))
 
 
 def test_measure_never_calls_nan_right():
-    right, top, loss, images = evaluate.measure(
+    right, top, loss, images = combiners.measure(
         np.array([0, 0]), np.array([[np.nan, 0.5], [np.inf, 0.0]]), 2
     )
     assert (right, top, images) == (0, 0, 2)

@@ -12,8 +12,10 @@ import pytest
 import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
-from pipeline import data, export, features, models, presets
+from pipeline import export, features, heads, models, presets
+from pipeline.config import Train
 from pipeline.errors import SafelightError
+from pipeline.records import Input
 from tests import graphs
 
 SIZE = 16
@@ -22,24 +24,26 @@ EXAMPLES = [graphs.example(name, number, SIZE) for name in graphs.CLASSES for nu
 
 
 @pytest.fixture(scope="module")
-def source() -> data.Input:
-    return data.Input(graphs.transform_graph(SIZE, 3), SIZE, 3)
+def source() -> Input:
+    return Input(graphs.transform_graph(SIZE, 3), SIZE, 3)
 
 
 def exported(
-    source: data.Input, path: Path, preset: str = "mnist-cnn-small"
+    source: Input, path: Path, preset: str = "mnist-cnn-small"
 ) -> tuple[keras.Model, Path]:
     keras.utils.set_random_seed(3)
-    model = models.build(preset, image_size=SIZE, channels=3, classes=len(graphs.CLASSES))
+    train = Train(preset=preset)
+    answers = heads.of(train, graphs.CLASSES)
+    model = models.build(train, image_size=SIZE, channels=3, heads=answers)
     facts = export.model_facts(
-        model, preset=preset, classes=graphs.CLASSES, resize="stretch", normalize="unit"
+        model, train=train, heads=answers, resize="stretch", normalize="unit"
     )
     export.export(model, source, facts, IMAGES[:3], path)
     return model, path
 
 
 @pytest.fixture(scope="module")
-def made(source: data.Input, tmp_path_factory: pytest.TempPathFactory) -> tuple[keras.Model, Path]:
+def made(source: Input, tmp_path_factory: pytest.TempPathFactory) -> tuple[keras.Model, Path]:
     return exported(source, tmp_path_factory.mktemp("export") / "model")
 
 
@@ -54,7 +58,7 @@ def call(loaded: Any, signature: str, **inputs: list[bytes]) -> dict[str, np.nda
 
 
 def test_serving_default_answers_a_batch_of_images(
-    made: tuple[keras.Model, Path], loaded: Any, source: data.Input
+    made: tuple[keras.Model, Path], loaded: Any, source: Input
 ) -> None:
     answer = call(loaded, features.SERVING_SIGNATURE, image=IMAGES)
     assert set(answer) == {"label", "score", "classes", "probabilities"}
@@ -120,7 +124,7 @@ def test_model_json_has_the_facts(made: tuple[keras.Model, Path]) -> None:
     facts = json.loads((path / "assets.extra" / "model.json").read_text())
     versions = facts.pop("versions")
     assert facts == {
-        "format": 1,
+        "format": 2,
         "classes": list(graphs.CLASSES),
         "image_size": SIZE,
         "channels": 3,
@@ -129,6 +133,8 @@ def test_model_json_has_the_facts(made: tuple[keras.Model, Path]) -> None:
         "preset": "mnist-cnn-small",
         "parameters": model.count_params(),
         "fingerprint": export.weights_fingerprint(model),
+        "architecture": models.architecture(Train(preset="mnist-cnn-small")),
+        "heads": [],
     }
     assert set(versions) == {"tfx", "tensorflow", "keras", "safelight"}
     assert versions["keras"] == keras.__version__
@@ -161,7 +167,7 @@ def test_warm_up_requests_can_be_replayed(made: tuple[keras.Model, Path], loaded
 
 @pytest.mark.parametrize("preset", sorted(set(presets.PRESETS) - {"mnist-cnn-small"}))
 def test_every_preset_exports_and_comes_back_with_its_weights(
-    preset: str, source: data.Input, tmp_path: Path
+    preset: str, source: Input, tmp_path: Path
 ) -> None:
     model, path = exported(source, tmp_path / "model", preset)
     answer = call(tf.saved_model.load(str(path)), features.SERVING_SIGNATURE, image=IMAGES)
@@ -172,18 +178,40 @@ def test_every_preset_exports_and_comes_back_with_its_weights(
     np.testing.assert_allclose(answer["probabilities"], again(pixels), rtol=1e-5, atol=1e-7)
 
 
-def test_what_is_no_export_is_said(source: data.Input, tmp_path: Path) -> None:
+def test_what_is_no_export_is_said(source: Input, tmp_path: Path) -> None:
     with pytest.raises(SafelightError, match="no model of Safelight's.*model.json is missing"):
         export.load_weights(tmp_path)
     _, path = exported(source, tmp_path / "model")
     facts = path / "assets.extra" / "model.json"
     text = facts.read_text()
     facts.write_text(text.replace('"mnist-cnn-small"', '"cifar10-cnn"'))
-    with pytest.raises(SafelightError, match="does not hold the weights of preset 'cifar10-cnn'"):
+    with pytest.raises(SafelightError, match="does not hold the weights of 'cifar10-cnn'"):
         export.load_weights(path)
-    facts.write_text(text.replace('"format": 1', '"format": 2'))
-    with pytest.raises(SafelightError, match="format 2; this version reads 1"):
+    facts.write_text(text.replace('"format": 2', '"format": 3'))
+    with pytest.raises(SafelightError, match="format 3; this version reads 1 and 2"):
         export.load_weights(path)
     facts.write_text(text[:50])
     with pytest.raises(SafelightError, match="damaged"):
         export.load_weights(path)
+
+
+def test_an_export_of_the_first_format_comes_back(source: Input, tmp_path: Path) -> None:
+    model, path = exported(source, tmp_path / "model")
+    file = path / "assets.extra" / "model.json"
+    facts = json.loads(file.read_text())
+    # As it was written when presets were all that there was.
+    del facts["architecture"], facts["heads"]
+    file.write_text(json.dumps({**facts, "format": 1}))
+    again = export.load_weights(path)
+    for one, other in zip(model.get_weights(), again.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_an_empty_batch_gets_empty_answers(loaded: Any) -> None:
+    answer = call(loaded, features.SERVING_SIGNATURE, image=[])
+    assert {name: value.shape for name, value in answer.items()} == {
+        "label": (0,),
+        "score": (0,),
+        "classes": (0, 4),
+        "probabilities": (0, 4),
+    }

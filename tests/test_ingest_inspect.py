@@ -17,9 +17,10 @@ from pipeline import inspect
 from pipeline.config import Ingest
 from pipeline.errors import DataRefused
 from pipeline.ingest import wire
+from pipeline.ingest.scan import same_listing
 from tests import pictures
+from tests.framing import framed, record
 from tests.made import class_folders
-from tests.test_ingest import framed, record
 
 
 @pytest.fixture
@@ -51,6 +52,14 @@ def test_it_sees_what_ingest_sees(messy):
     }
     assert seen.width == (32, 32, 40) and seen.channels == {"3": 83}
     json.dumps(seen.to_dict())
+
+
+def test_verifying_adds_the_contents_to_the_fingerprint(messy):
+    seen = inspect.inspect(str(messy), Ingest())
+    verified = inspect.inspect(str(messy), Ingest(), verify=True)
+    assert "+" not in seen.fingerprint
+    assert verified.fingerprint.startswith(seen.fingerprint + "+")
+    assert same_listing(verified.fingerprint, seen.fingerprint)
 
 
 def test_it_says_what_would_stop_a_run(messy):

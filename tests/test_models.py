@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
 import keras
 import numpy as np
 import pytest
 
 from pipeline import models, presets
+from pipeline.config import Train
 from pipeline.errors import ConfigError
+from pipeline.heads import Head
+
+SEVERITY = Head(name="severity", kind="regression", loss="mse")
+GRADE = Head(name="grade", kind="class", classes=("a", "b", "c"), loss="cross-entropy")
 
 
-def build(name: str, classes: int = 10, **changes: int) -> keras.Model:
+def label(classes: int) -> Head:
+    return Head(name="label", kind="class", classes=tuple(map(str, range(classes))))
+
+
+def build(name: str, classes: int = 10, more: Sequence[Head] = (), **changes: int) -> keras.Model:
     preset = presets.get(name)
     size = {"image_size": preset.image_size, "channels": preset.channels, **changes}
-    return models.build(name, classes=classes, **size)
+    return models.build(Train(preset=name), heads=(label(classes), *more), **size)
 
 
 def layers_of(model: keras.Model) -> list[str]:
@@ -71,17 +85,46 @@ def test_s3_is_the_general_network() -> None:
     ]
 
 
+def test_the_fashion_network_has_fewer_than_100_000_parameters() -> None:
+    assert build("fashion-cnn").count_params() < 100_000
+
+
 @pytest.mark.parametrize("name", presets.PRESETS)
-@pytest.mark.parametrize(("image_size", "channels"), [(12, 1), (12, 3), (37, 3)])
+@pytest.mark.parametrize(("side", "channels"), [(None, 1), (37, 3)])
 def test_each_takes_any_size_and_gives_probabilities(
-    name: str, image_size: int, channels: int
+    name: str, side: int | None, channels: int
 ) -> None:
-    model = build(name, classes=2, image_size=image_size, channels=channels)
-    pixels = np.random.default_rng(1).random((3, image_size, image_size, channels), np.float32)
+    side = side or presets.get(name).min_image_size
+    model = build(name, classes=2, image_size=side, channels=channels)
+    pixels = np.random.default_rng(1).random((3, side, side, channels), np.float32)
     probabilities = np.asarray(model(pixels))
     assert probabilities.shape == (3, 2)
     assert probabilities.dtype == np.float32
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
+
+
+def test_several_heads_answer_by_name() -> None:
+    model = build("mnist-cnn-small", classes=2, more=(GRADE, SEVERITY))
+    answers = model(np.zeros((5, 28, 28, 1), np.float32))
+    assert list(answers) == ["label", "grade", "severity"]
+    shapes = {name: tuple(answer.shape) for name, answer in answers.items()}
+    assert shapes == {"label": (5, 2), "grade": (5, 3), "severity": (5,)}
+    assert {np.asarray(answer).dtype for answer in answers.values()} == {np.dtype(np.float32)}
+
+
+def test_the_same_network_is_built_from_its_architecture() -> None:
+    train = Train(preset="cifar10-cnn", dropout=0.1)
+    described = json.loads(json.dumps(models.architecture(train)))
+    heads = (label(4), SEVERITY)
+    one = models.build(train, image_size=16, channels=3, heads=heads)
+    other = models.rebuild(described, image_size=16, channels=3, heads=heads, assets=None)
+    assert layers_of(one) == layers_of(other)
+    assert "Dropout0.1" in layers_of(one)
+    other.set_weights(one.get_weights())
+    pixels = np.random.default_rng(2).random((2, 16, 16, 3), np.float32)
+    for name, answer in one(pixels).items():
+        np.testing.assert_array_equal(answer, other(pixels)[name])
+    assert models.assets(one) is None
 
 
 def test_what_can_not_be_built_is_said() -> None:
@@ -89,5 +132,59 @@ def test_what_can_not_be_built_is_said() -> None:
         build("mnist-cnn", image_size=11)
     with pytest.raises(ConfigError, match="at least 2 classes; there is 1"):
         build("mnist-cnn", classes=1)
-    with pytest.raises(ConfigError, match="no train.preset 'vgg'"):
-        models.build("vgg", image_size=28, channels=1, classes=10)
+    with pytest.raises(ConfigError, match="The head 'grade' needs at least 2 classes"):
+        build("mnist-cnn", more=(Head(name="grade", kind="class", classes=("only",)),))
+
+
+OWN = """
+import keras
+
+def features(pixels):
+    return keras.layers.Flatten()(keras.layers.Conv2D(4, 3)(pixels))
+
+def network(pixels):
+    inside = keras.Input(pixels.shape[1:])
+    x = keras.layers.Conv2D(4, 3, name="first")(inside)
+    return keras.Model(inside, keras.layers.Conv2D(6, 3, name="second")(x))
+
+def nothing(pixels):
+    return "features"
+
+def wrong(pixels):
+    return keras.layers.Dense(3)(undefined)
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Builds a function of a module in the current directory."""
+    name = f"own_{tmp_path.name.replace('-', '_')}"
+    (tmp_path / f"{name}.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+
+    def make(function: str) -> keras.Model:
+        train = Train(model=f"{name}:{function}")
+        return models.build(train, image_size=16, channels=1, heads=(label(3),))
+
+    return make
+
+
+def test_an_own_network_gives_features_or_a_model(own: Any) -> None:
+    pixels = np.zeros((2, 16, 16, 1), np.float32)
+    assert layers_of(own("features"))[-2:] == ["Flatten", "Dense3"]
+    model = own("network")
+    assert layers_of(model) == ["Functional", "GlobalAveragePooling2D", "Dense3"]
+    assert model(pixels).shape == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        ("nothing", "returned str; expected features"),
+        ("wrong", "failed with NameError: name 'undefined'.*None, 16, 16, 1"),
+        ("feature", "no function 'feature'.*Did you mean 'features'"),
+    ],
+)
+def test_an_own_network_that_is_none_is_refused(own: Any, function: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        own(function)

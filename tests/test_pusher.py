@@ -13,6 +13,7 @@ from tfx.utils import json_utils, proto_utils
 
 from components.versioned_pusher import Executor, versioned_pusher
 from pipeline import registry
+from pipeline.errors import NotBlessed
 from tests import exports
 from tests.test_registry import export
 
@@ -65,6 +66,17 @@ def test_blessed_model_is_published(model, tmp_path):
     assert champion.inputs == {"known_classes": ["a"], "champion": None}
     assert (champion.run_id, champion.data, champion.metrics) == ("r1", "d", {"accuracy": 0.9})
     assert champion.model_uri == model.uri
+
+
+def test_who_pushed_and_why_not(model, tmp_path):
+    push(model, tmp_path, by="safelight retrain: 2 new spans")
+    opened = registry.open(tmp_path / "serving" / "model")
+    champion = opened.champion()
+    assert champion is not None and champion.by == "safelight retrain: 2 new spans"
+    opened.pin("ann", "audit")
+    with pytest.raises(NotBlessed, match="pinned"):
+        push(model, tmp_path, run_id="r2", data="other")
+    assert registry.read(opened.root).current == 1
 
 
 def test_not_blessed_is_not_published(model, tmp_path):

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import events, registry
-from pipeline.errors import SafelightError
+from pipeline.errors import NotBlessed, SafelightError, UsageError
 from pipeline.registry import Origin
 
 FIRST = Origin(by="safelight run", why="first", run_id="r1", data="d1", config="c1", code="k1")
@@ -190,6 +190,97 @@ def test_read_repairs_nothing(tmp_path):
     assert (root / "registry.json").read_text() == text
 
 
+def three(root: Path, tmp_path: Path) -> registry.Registry:
+    """Returns a registry with three versions, each another model."""
+    opened = registry.open(root)
+    for number in (1, 2, 3):
+        source = export(tmp_path / f"export{number}", f"f{number}")
+        origin = replace(FIRST, run_id=f"r{number}", data=f"d{number}", champion=number - 1 or None)
+        opened.publish(source, origin)
+    return opened
+
+
+def test_rollback_publishes_the_older_model_as_the_next_version(tmp_path):
+    root = tmp_path / "model"
+    entry = three(root, tmp_path).rollback("ann", "blurred")
+    assert (entry.version, entry.restores, entry.rolls_back) == (4, 2, 3)
+    assert (entry.model_fingerprint, entry.data, entry.run_id) == ("f2", "d2", "r2")
+    written = content(root)
+    assert written["current"] == 4
+    assert [one["status"] for one in written["versions"]] == [
+        "retired",
+        "retired",
+        "rolled_back",
+        "live",
+    ]
+    facts = json.loads((root / "4" / "assets.extra" / "model.json").read_text())
+    assert facts["fingerprint"] == "f2"
+    opened = registry.open(root)
+    assert opened.champion() == entry
+    # The restored model counts as its run's own: that run finds everything done.
+    assert opened.resolve_inputs("d2", "c1", "k1").champion_version == 1
+
+
+def test_what_was_rolled_back_never_comes_back(tmp_path):
+    root = tmp_path / "model"
+    opened = three(root, tmp_path)
+    opened.rollback("ann", "blurred")
+    with pytest.raises(NotBlessed, match="version 3, which was rolled back"):
+        opened.publish(tmp_path / "export3", replace(FIRST, run_id="r9", champion=4))
+    with pytest.raises(UsageError, match="version 3"):
+        opened.rollback("ann", "again", to=3)
+    # Also after the registry was lost: the version that took its place remembers.
+    (root / "registry.json").unlink()
+    opened = registry.open(root)
+    assert [entry.status for entry in opened.entries][2:] == ["rolled_back", "live"]
+    again = opened.rollback("ann", "the older one", to=1)
+    assert (again.version, again.restores, again.rolls_back) == (5, 1, 4)
+    # Version 2 is the model that was version 4: it is out as well.
+    with pytest.raises(UsageError, match="any older version"):
+        opened.rollback("ann", "and further")
+
+
+def test_rollback_without_anything_to_go_back_to(tmp_path):
+    root = tmp_path / "model"
+    opened = registry.open(root)
+    with pytest.raises(UsageError, match="nothing to undo"):
+        opened.rollback("ann", "why")
+    opened.publish(export(tmp_path / "export"), FIRST)
+    with pytest.raises(UsageError, match=r"any older version.*1 \(live\)"):
+        opened.rollback("ann", "why")
+    assert content(root)["current"] == 1
+
+
+def test_a_pin_holds_what_is_served(tmp_path):
+    root = tmp_path / "model"
+    with pytest.raises(UsageError, match="nothing to pin"):
+        registry.open(root).pin("ann", "audit")
+    opened = three(root, tmp_path)
+    opened.pin("ann", "audit")
+    opened = registry.open(root)
+    assert opened.pinned is not None and opened.pinned.version == 3
+    with pytest.raises(NotBlessed, match="Version 3 is pinned .* by ann .audit."):
+        opened.publish(tmp_path / "export1", FIRST)
+    with pytest.raises(NotBlessed, match="safelight unpin"):
+        opened.rollback("ann", "why")
+    taken = opened.unpin()
+    assert taken is not None and taken.why == "audit"
+    assert opened.unpin() is None
+    assert registry.open(root).publish(export(tmp_path / "new", "f4"), FIRST).version == 4
+
+
+def test_registry_of_an_older_safelight_is_read(tmp_path):
+    root = tmp_path / "model"
+    three(root, tmp_path)
+    written = content(root)
+    del written["pinned"]
+    for entry in written["versions"]:
+        del entry["restores"], entry["rolls_back"]
+    (root / "registry.json").write_text(json.dumps(written))
+    champion = registry.open(root).champion()
+    assert champion is not None and (champion.version, champion.rolls_back) == (3, None)
+
+
 # A process that publishes, and dies by SIGKILL at its n-th step on the disk: before the call, or
 # in the middle of a copy. Without a step left to die at, it prints the version.
 DYING = """
@@ -218,8 +309,12 @@ os.replace = deadly_at(os.replace)
 os.rename = deadly_at(os.rename)
 os.fsync = deadly_at(os.fsync)
 shutil.copyfile = deadly_at(shutil.copyfile, half_a_file)
-origin = registry.Origin("test", "why", "r2", "d2", "c1", "k1", champion=1)
-print(registry.open(root).publish(source, origin).version)
+opened = registry.open(root)
+if source.name == "rollback":
+    print(opened.rollback("ann", "why").version)
+else:
+    origin = registry.Origin("test", "why", "r2", "d2", "c1", "k1", champion=1)
+    print(opened.publish(source, origin).version)
 """
 
 
@@ -256,4 +351,29 @@ def test_killed_at_every_step(tmp_path, event_log):
     assert done.stdout.strip() == "2"
     assert set(outcomes) == {1, 2}
     assert outcomes == sorted(outcomes), "once published, later deaths must not undo it"
+    assert not warnings_in(event_log)
+
+
+def test_killed_at_every_step_of_a_rollback(tmp_path, event_log):
+    sources = [export(tmp_path / f"export{number}", f"f{number}") for number in (1, 2)]
+    outcomes = []
+    for step in range(1, 60):
+        root = tmp_path / str(step) / "model"
+        for source in sources:
+            registry.open(root).publish(source, FIRST)
+        done = publish_and_die(root, Path("rollback"), step)
+        champion = registry.open(root).champion()
+        assert champion is not None
+        served = max(int(path.name) for path in root.iterdir() if path.name.isdecimal())
+        assert champion.version == served
+        statuses = [entry.status for entry in registry.open(root).entries]
+        assert statuses == (
+            ["retired", "live"] if served == 2 else ["retired", "rolled_back", "live"]
+        )
+        assert champion.model_fingerprint == ("f2" if served == 2 else "f1")
+        outcomes.append(served)
+        if done.returncode == 0:
+            break
+        assert done.returncode == -signal.SIGKILL, done.stderr
+    assert set(outcomes) == {2, 3} and outcomes == sorted(outcomes)
     assert not warnings_in(event_log)

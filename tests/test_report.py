@@ -27,8 +27,10 @@ SECTIONS = [
     "data",
     "validation",
     "samples",
+    "search",
     "training",
     "results",
+    "heads",
     "mistakes",
     "slices",
     "champion",
@@ -140,7 +142,63 @@ def test_samples_are_as_the_model_sees_them(made):
     assert section.one("h2").text == "Samples as the model sees them"
     assert "32 × 32" in section.text
     assert len(list(section.all("h3"))) == len(record.classes)
-    assert len(list(section.all("img"))) == 8 * len(record.classes)
+    assert len(list(section.all("img"))) == 2 * 8 * len(record.classes)
+    augmented = [it for row in section.all("div", class_="augmented") for it in row.all("img")]
+    assert len(augmented) == 8 * len(record.classes)
+    assert all(it.attributes["alt"].endswith(", augmented") for it in augmented)
+    assert "after flip, rotation" in section.text
+
+
+def test_phases_are_the_historys_and_stand_above_the_curves(made):
+    record, html = made
+    rows = list(html.one("table", id="phases").one("tbody").all("tr"))
+    told = record.json("history")["phases"]
+    assert [row.one("th").text for row in rows] == ["head", "fine-tuning"]
+    assert [next(row.all("td")).text for row in rows] == ["1–3", "4–6"]
+    for row, phase in zip(rows, told, strict=True):
+        values = [float(data.attributes["value"]) for data in row.all("data")]
+        assert values == [phase["learning_rate"], phase["trainable_parameters"]]
+    charts = list(html.one("section", id="training").all("figure"))
+    assert [it.one("figcaption").text for it in charts] == [
+        "Loss",
+        "Accuracy",
+        "severity: mean absolute error",
+    ]
+    for chart in charts:
+        assert [it.text for it in chart.all("text")].count("fine-tuning") == 1
+
+
+def test_trials_are_the_searchs_the_best_first(made):
+    _, html = made
+    rows = list(html.one("table", class_="trials").one("tbody").all("tr"))
+    assert [row.one("th").text for row in rows if row.attributes.get("class") != "why"] == [
+        "3 (best)",
+        "1",
+        "2",
+    ]
+    assert [data.attributes["value"] for data in rows[0].all("data")] == ["0.93", "4.5"]
+    assert "failed" in rows[2].text and rows[3].text == "the loss is not finite"
+    assert [cell.text for cell in rows[0].all("td")][1:3] == ["0.001", "0.6"]
+
+
+def test_heads_have_their_metrics_and_a_picture_of_their_errors(made):
+    record, html = made
+    section = html.one("section", id="heads")
+    severity = record.predictions.heads["severity"]
+    known = np.isfinite(severity.truth)
+    shown = {
+        it.attributes["data-measure"]: float(it.value)
+        for it in section.all("dd")
+        if it.attributes["data-head"] == "severity"
+    }
+    assert shown["mae"] == pytest.approx(severity.errors()[known].mean())
+    assert set(shown) == {"mae", "rmse", "r2"} and shown["r2"] > 0.9
+    assert "1 more without a truth" in section.text
+    body = html.one("table", id="head-2").one("tbody")
+    cells = [[int(cell.text) for cell in row.all("td")] for row in body.all("tr")]
+    grade = record.predictions.heads["grade"]
+    assert sum(map(sum, cells)) == len(grade.labels)
+    assert cells[0][0] + cells[1][1] == int(grade.correct().sum())
 
 
 def test_slices_hold_every_test_image_once(made):
@@ -179,6 +237,7 @@ def test_curves_and_epochs_are_the_historys(made):
     assert titles == [
         "Loss by epoch: after epoch 6, train 0.233, eval 0.7",
         "Accuracy by epoch: after epoch 6, train 90.83%, eval 86%",
+        "severity: mean absolute error by epoch: after epoch 6, train 0.0833, eval 0.2",
     ]
 
 
@@ -268,7 +327,7 @@ def test_a_report_made_again_is_the_same_and_needs_no_tensorflow(made):
 
 def test_results_from_predictions_alone_are_the_same(made):
     record, _ = made
-    names, counts = results.confusion({}, record.predictions)
+    names, counts = results.counted({}, record.predictions)
     assert counts.tolist() == record.verdict["confusion"]
     assert names == tuple(record.verdict["per_class"])
 
@@ -313,7 +372,7 @@ def test_thumbnails_of_bad_files_are_shown_where_ingest_kept_them(made, tmp_path
     record, _ = made
     folder = tmp_path / "report"
     shutil.copytree(record.folder("ImageExampleGen", "ingest_report"), folder)
-    table = pq.read_table(folder / "quarantine.parquet")
+    table = pq.read_table(folder / "quarantine.parquet").drop(["thumbnail"])
     kept = [graphs.encoded("red", 1), None]
     pq.write_table(table.append_column("thumbnail", [kept]), folder / "quarantine.parquet")
     run = reports.RunDir(tmp_path / "runs" / "again")

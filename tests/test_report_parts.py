@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 
 import numpy as np
 import pytest
@@ -16,6 +17,8 @@ from pipeline.report import figures, formats, records, seen, shares
 from pipeline.report.collect import without_secrets
 from pipeline.report.figures import Series
 from tests import graphs
+
+PLAIN = {"augment": [], "seed": 17}
 
 
 def test_records_are_found_by_place_across_shards(tmp_path):
@@ -50,21 +53,36 @@ def test_a_truncated_or_foreign_record_does_not_pass_for_an_image(tmp_path):
 def test_what_the_model_sees_is_its_graphs_and_is_remembered(tmp_path):
     encoded = [graphs.encoded("red", number, size=48) for number in range(2)]
     graph, cache = graphs.transform_graph(size=16), tmp_path / "cache"
-    found = seen.of(graph, encoded, cache)
+    found = seen.of(graph, encoded, cache, PLAIN)
+    assert found.augmented == []
     assert [(it.width, it.height, it.pixelated) for it in found.pictures] == [(16, 16, True)] * 2
     assert 0 <= found.low < found.high <= 1
     [kept] = cache.iterdir()
     kept.write_text(kept.read_text().replace('"low": ', '"low": 7'))
-    assert seen.of(graph, encoded, cache).low > 7, "it is read back, not made again"
-    assert seen.of(graph, encoded[:1], cache).low < 1, "other images are another question"
+    assert seen.of(graph, encoded, cache, PLAIN).low > 7, "it is read back, not made again"
+    assert seen.of(graph, encoded[:1], cache, PLAIN).low < 1, "other images are another question"
     assert len(list(cache.iterdir())) == 2
+
+
+def test_augmentation_is_shown_as_training_does_it_and_remembered_apart(tmp_path):
+    encoded = [graphs.encoded("red", number, size=48) for number in range(4)]
+    graph, cache = graphs.transform_graph(size=16), tmp_path / "cache"
+    turned = {"augment": [{"name": "rotation", "factor": 0.5}], "seed": 17}
+    found = seen.of(graph, encoded, cache, turned)
+    assert len(found.augmented) == 4
+    assert [it.source for it in found.augmented] != [it.source for it in found.pictures]
+    assert found.pictures == seen.of(graph, encoded, cache, PLAIN).pictures
+    assert seen.of(graph, encoded, cache, turned) == found
+    other = seen.of(graph, encoded, cache, {**turned, "seed": 18})
+    assert other.augmented != found.augmented
+    assert len(list(cache.iterdir())) == 3
 
 
 def test_only_the_newest_of_what_was_seen_is_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(seen, "_KEPT", 2)
     graph = graphs.transform_graph(size=16)
     for number in range(3):
-        seen.of(graph, [graphs.encoded("red", number)], tmp_path)
+        seen.of(graph, [graphs.encoded("red", number)], tmp_path, PLAIN)
     assert len(list(tmp_path.glob("seen-*.json"))) == 2
 
 
@@ -91,6 +109,13 @@ def test_a_curve_leaves_out_what_is_no_number():
     drawn = figures.line_chart("t", [1, 2, 3, 4], [line], formats.short, "epoch")
     assert drawn.count("<circle") == 2 and "a &amp; b" in drawn and "nan" not in drawn
     assert figures.line_chart("t", [1], [Series("a", [None])], formats.short, "epoch") == ""
+
+
+def test_a_histogram_has_a_bar_for_each_bin_and_a_line_at_zero():
+    drawn = figures.histogram("Errors", [1, 0, 4], [-1.0, -0.3, 0.3, 1.0], formats.short)
+    bars = re.search(r'class="bars" d="([^"]*)"', drawn)
+    assert bars is not None and bars[1].count("M") == 3
+    assert 'class="best"' in drawn and 'aria-label="Errors"' in drawn
 
 
 def test_shares_have_exact_intervals():

@@ -13,13 +13,13 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pipeline import report
-from pipeline.errors import SafelightError, UsageError
+from pipeline import events, refused, report
+from pipeline.errors import DataRefused, SafelightError, UsageError
 from pipeline.report import index, outcome, page
 from pipeline.report.collect import Record, readable
 from pipeline.runs import Result
 from pipeline.workdir import open_workdir
-from tests import exports, made, pages, reports
+from tests import exports, made, pages, pictures, reports
 
 
 @pytest.fixture
@@ -94,6 +94,35 @@ def test_refused_data_lists_every_reason(workdir):
     html = written(workdir, run)
     assert html.one("h1").text == "Data refused"
     assert [item.text for item in html.one("ul", class_="reasons").all("li")] == reasons
+
+
+def test_refused_data_still_shows_what_ingest_and_validation_found(workdir, tmp_path):
+    data = made.class_folders(tmp_path / "data", {"red": 20, "blue": 20})
+    for number in range(5):
+        whole = pictures.kept()["rgb.png"]
+        (data / "red" / f"cut{number}.png").write_bytes(whole[: len(whole) * 2 // 3])
+    run = reports.new_run(workdir, data, "20250101T000000-aaaa")
+    events.configure(run.events)
+    try:
+        with pytest.raises(DataRefused) as refusal:
+            reports.ingest(workdir, data, error_budget=0.01)
+        found = tmp_path / "found"
+        found.mkdir()
+        check = {"name": "few_images", "mode": "fail", "state": "fail", "feature": "label"}
+        told = {**check, "split": "test", "found": "1", "expected": "2", "message": "Too few."}
+        (found / "validation.json").write_text(json.dumps({"checks": [told]}))
+        refused.keep("ValidationGate", "validation_report", found)
+    finally:
+        events.configure(None)
+    reasons = [str(refusal.value), *refusal.value.reasons]
+    run.write_result(Result(run.root.name, "invalid_data", reasons=reasons))
+    html = written(workdir, run)
+    assert html.one("dd", id="quarantined").value == "5"
+    [files] = html.all("ul", class_="bad-files")
+    assert len(list(files.all("img"))) == 5
+    assert "Too few." in html.one("section", id="validation").text
+    assert not list(html.all("section", id="samples"))
+    assert page.sections(Record(workdir, run))["unreadable"] == []
 
 
 def test_names_with_markup_are_only_text(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 import signal
@@ -11,7 +12,6 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import keras
@@ -24,14 +24,10 @@ from tfx.types import artifact_utils, standard_artifacts
 
 from pipeline import data, events, export, train, train_child
 from pipeline.checkpoints import Arrays, Checkpoints, Epoch, State
-from pipeline.config import Train, Transform
 from pipeline.errors import DataRefused
 from pipeline.fitting import NotFinite
-from tests import graphs
-
-SIZE = 16
-TRAIN_COUNTS = dict.fromkeys(graphs.CLASSES, 12)
-EVAL_COUNTS = dict.fromkeys(graphs.CLASSES, 4)
+from tests import graphs, jobs
+from tests.jobs import SIZE, fn_args, history_of, state_files, weights_of
 
 MakeJob = Callable[..., train.Job]
 
@@ -39,49 +35,13 @@ MakeJob = Callable[..., train.Job]
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The examples, the schema and the transform graph of all jobs."""
-    root = tmp_path_factory.mktemp("shared")
-    return {
-        "train_files": (graphs.write_split(root, "train", TRAIN_COUNTS, size=SIZE),),
-        "eval_files": (graphs.write_split(root, "eval", EVAL_COUNTS, size=SIZE, first=100),),
-        "schema_path": graphs.write_schema(root / "schema.pbtxt"),
-        "transform_graph": graphs.transform_graph(SIZE, 3),
-    }
+    return jobs.data(tmp_path_factory.mktemp("shared"))
 
 
 @pytest.fixture
-def make_job(shared: dict[str, Any], tmp_path: Path, event_log: Path) -> MakeJob:
+def make_job(shared: dict[str, Any], tmp_path: Path) -> MakeJob:
     """Makes a job in a folder of its own; keyword arguments are keys of the section train."""
-
-    def make(name: str, checkpoints: str | None = None, **settings: Any) -> train.Job:
-        defaults = {"preset": "mnist-cnn-small", "epochs": 3, "batch_size": 10}
-        run_dir = tmp_path / name / "model_run"
-        run_dir.mkdir(parents=True)
-        return train.Job(
-            **shared,
-            model_dir=tmp_path / name / "model" / "Format-Serving",
-            run_dir=run_dir,
-            checkpoints=tmp_path / (checkpoints or name) / "checkpoints",
-            train=Train.model_validate({**defaults, **settings}),
-            transform=Transform(image_size=SIZE, channels=3),
-            code="code",
-            events=event_log,
-            parent=os.getpid(),
-        )
-
-    return make
-
-
-def weights_of(job: train.Job) -> list[np.ndarray]:
-    return export.load_weights(job.model_dir).get_weights()
-
-
-def history_of(job: train.Job) -> dict[str, Any]:
-    loaded: dict[str, Any] = json.loads((job.run_dir / "history.json").read_text())
-    return loaded
-
-
-def state_files(job: train.Job) -> list[Path]:
-    return list(job.checkpoints.glob("*/state.npz"))
+    return functools.partial(jobs.make, shared, tmp_path)
 
 
 class Crash(Exception):
@@ -224,31 +184,13 @@ def test_a_damaged_checkpoint_is_said_and_left_behind(tmp_path: Path, event_log:
     loaded = checkpoints.load()
     assert loaded is not None
     assert loaded.epochs == state.epochs
-    for field in dataclasses.fields(State)[4:]:
+    for field in dataclasses.fields(State)[4:7]:
         pairs = zip(getattr(loaded, field.name), getattr(state, field.name), strict=True)
         assert all(np.array_equal(a, b) and a.dtype == b.dtype for a, b in pairs)
     path = checkpoints.folder / "state.npz"
     os.truncate(path, path.stat().st_size // 2)
     assert checkpoints.load() is None
     assert "damaged" in list(events.read(event_log))[-1][1]["text"]
-
-
-def fn_args(job: train.Job) -> Any:
-    """Returns what TFX's Trainer hands to run_fn for this job."""
-    return SimpleNamespace(
-        train_files=list(job.train_files),
-        eval_files=list(job.eval_files),
-        transform_graph_path=str(job.transform_graph),
-        schema_path=str(job.schema_path),
-        serving_model_dir=str(job.model_dir),
-        model_run_dir=str(job.run_dir),
-        custom_config={
-            "train": job.train.model_dump(mode="json"),
-            "transform": job.transform.model_dump(mode="json"),
-            "checkpoints": str(job.checkpoints),
-            "code": job.code,
-        },
-    )
 
 
 def test_run_fn_trains_in_a_child(make_job: MakeJob, event_log: Path) -> None:

@@ -15,9 +15,12 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from pipeline import search
+from pipeline.config import heads as _heads
 from pipeline.config.base import Mode, Section
 from pipeline.config.data import Ingest, Transform, Validation
 from pipeline.config.judging import Evaluate, Push, Serving
+from pipeline.config.retraining import Monitor, Retrain
 from pipeline.config.running import Beam, Kubeflow, Metadata, Step
 from pipeline.config.training import Train, Tune
 from pipeline.errors import ConfigError, did_you_mean
@@ -40,7 +43,9 @@ __all__ = [
     "Kubeflow",
     "Metadata",
     "Mode",
+    "Monitor",
     "Push",
+    "Retrain",
     "Section",
     "Serving",
     "Step",
@@ -66,6 +71,8 @@ class Config(Section):
     evaluate: Evaluate = Field(default_factory=Evaluate)
     serving: Serving = Field(default_factory=Serving)
     push: Push = Field(default_factory=Push)
+    retrain: Retrain = Field(default_factory=Retrain)
+    monitor: Monitor = Field(default_factory=Monitor)
     metadata: Metadata = Field(default_factory=Metadata)
     beam: Beam = Field(default_factory=Beam)
     kubeflow: Kubeflow = Field(default_factory=Kubeflow)
@@ -78,6 +85,13 @@ class Config(Section):
                 f"transform.image_size {size} is too small for train.preset {preset!r}: "
                 "its two poolings need at least 12 pixels"
             )
+        try:
+            search.check(self.tune, self.train)
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+        _heads.check(self.train, self.ingest, self.evaluate)
+        # Frozen for everybody else: this is still the construction.
+        self.__dict__["ingest"] = _heads.with_columns(self.train, self.ingest)
         return self
 
 
@@ -206,8 +220,12 @@ def _explain(error: ValidationError, origins: Mapping[str, str]) -> str:
         key = ".".join(str(part) for part in problem["loc"][:2])
         message = problem["msg"].removeprefix("Value error, ")
         if "." not in key:  # of a section, or of several
-            lines.append(f"{message}.")
+            lines.append(_ended(message))
             continue
         origin = origins.get(key, "the configuration")
-        lines.append(f"{key} = {problem['input']!r} ({origin}): {message}.")
+        lines.append(f"{key} = {problem['input']!r} ({origin}): {_ended(message)}")
     return "\n".join(lines)
+
+
+def _ended(message: str) -> str:
+    return message if message.endswith((".", "?")) else f"{message}."

@@ -60,7 +60,16 @@ class Ingest(Section):
     group_column: str = Field(
         "", description="The manifest's column of groups, which no split tears apart."
     )
-    targets: tuple[str, ...] = Field((), description="Numeric columns of the manifest to carry.")
+    targets: tuple[str, ...] = Field(
+        (),
+        description="Numeric columns of the manifest to carry; those of train.heads are without "
+        "being named.",
+    )
+    class_columns: tuple[str, ...] = Field(
+        (),
+        description="Columns of the manifest with classes beside the label, to carry; those of "
+        "train.heads are without being named.",
+    )
     slices: tuple[str, ...] = Field(
         (), description="Columns of the manifest to slice evaluation by."
     )
@@ -71,6 +80,9 @@ class Ingest(Section):
         "", description="TFRecords: the feature of the label; by default image/class/text|label."
     )
     record_group: str = Field("", description="TFRecords: the feature of the group, if any.")
+    copies: str = Field(
+        "", description="Folder for the copies of data in buckets; by default the user's cache."
+    )
 
     @field_validator("split")
     @classmethod

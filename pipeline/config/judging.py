@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Annotated
+
+from pydantic import ConfigDict, Field, with_config
+from typing_extensions import TypedDict
 
 from pipeline.config.base import Section
+
+_Share = Annotated[float, Field(ge=0, le=1)]
+
+
+@with_config(ConfigDict(extra="forbid"))
+class HeadFloors(TypedDict, total=False):
+    """What one head of train.heads must reach."""
+
+    min_accuracy: _Share
+    min_class_recall: _Share
+    max_mae: Annotated[float, Field(gt=0)]
+    max_regression: Annotated[float, Field(ge=0)]
 
 
 class Evaluate(Section):
@@ -35,6 +50,12 @@ class Evaluate(Section):
         0.95, gt=0.5, lt=1, description="Of the one-sided bounds that the floors are held to."
     )
     top_k: int = Field(3, ge=1, description="k of the top-k accuracy.")
+    heads: dict[str, HeadFloors] = Field(
+        {},
+        description="Floors of the heads of train.heads, by name: min_accuracy, min_class_recall "
+        "and max_regression of a class head, max_mae and max_regression (a share of the "
+        "champion's) of a regression head. docs/heads.md has the defaults.",
+    )
 
 
 class Serving(Section):

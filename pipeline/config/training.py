@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, field_validator, model_validator, with_config
 from typing_extensions import NotRequired, Required, TypedDict
 
-from pipeline import presets
+from pipeline import backbones, presets
 from pipeline.config.augmentation import Augmentation
 from pipeline.config.base import Section
 from pipeline.errors import ConfigError
@@ -16,8 +17,11 @@ from pipeline.errors import ConfigError
 _HEAD_NAME = r"^[a-z][a-z0-9_]*$"
 _LOSSES = {"class": ("cross-entropy", "focal"), "regression": ("mse", "mae", "huber")}
 _NETWORKS = ("preset", "model", "backbone", "feature_vector")
-# What `serving_default` and the examples call their own.
-_RESERVED = frozenset({"label", "score", "classes", "probabilities", "image", "id", "split"})
+# What `serving_default`, the examples and the tables of predictions call their own.
+_RESERVED = frozenset(
+    {"label", "score", "classes", "probabilities", "image", "id", "split"}
+    | {"predicted", "path", "reason", "detail", "model", "version"}
+)
 
 
 @with_config(ConfigDict(extra="forbid"))
@@ -135,7 +139,9 @@ class Train(Section):
     focal_gamma: float = Field(
         2.0, ge=0, description="loss=focal: how much easy images are held back."
     )
-    class_weights: Literal["none", "balanced", "effective"] | dict[str, float] = Field(
+    class_weights: (
+        Literal["none", "balanced", "effective"] | dict[str, Annotated[float, Field(ge=0)]]
+    ) = Field(
         "none",
         description="How much each class counts in the loss: by its inverse frequency, by the "
         "effective number of its images, or given by class.",
@@ -153,7 +159,7 @@ class Train(Section):
     augment: tuple[Augmentation, ...] = Field(
         (),
         description="Augmentation of the training images, in order: names, or tables of a name "
-        "and its options. docs/training.md lists them.",
+        "and its options. docs/training-input.md lists them.",
     )
     seed: int = Field(
         17, ge=0, lt=2**32, description="All randomness derives from (seed, epoch, step)."
@@ -206,6 +212,16 @@ class Train(Section):
                 raise ValueError(str(error)) from None
         return value
 
+    @field_validator("backbone")
+    @classmethod
+    def _a_backbone(cls, value: str) -> str:
+        if value:
+            try:
+                backbones.get(value)
+            except ConfigError as error:
+                raise ValueError(str(error)) from None
+        return value
+
     @field_validator("heads")
     @classmethod
     def _heads_apart(cls, value: tuple[Head, ...]) -> tuple[Head, ...]:
@@ -226,6 +242,24 @@ class Train(Section):
                     f"{' or '.join(fits)}, not {head['loss']!r}"
                 )
         return value
+
+    @field_validator("augment", mode="before")
+    @classmethod
+    def _a_policy(cls, value: Any) -> Any:
+        # One step alone, as in --set train.augment=flip.
+        return (value,) if isinstance(value, (str, Mapping)) else value
+
+    @model_validator(mode="after")
+    def _labels_that_mix(self) -> Train:
+        mixing = [step.name for step in self.augment if step.mixes_labels]
+        numbers = [head["name"] for head in self.heads if head["kind"] == "regression"]
+        if mixing and numbers:
+            raise ValueError(
+                f"train.augment has {mixing[0]!r}, which mixes the labels of two images, and "
+                f"train.heads the regression head {numbers[0]!r}, whose numbers can't be mixed so; "
+                "leave one of them out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _one_network(self) -> Train:

@@ -13,11 +13,14 @@ import resource
 import signal
 import struct
 import sys
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO, NamedTuple
 
+import numpy as np
+
 from pipeline import features, images
-from pipeline.ingest import headers, perceptual, records, wire
+from pipeline.ingest import headers, perceptual, records, thumbnail, wire
 from pipeline.ingest.entries import Entry
 
 FRAME = struct.Struct("<Q")
@@ -52,11 +55,12 @@ class Settings:
 
 
 class Bad(NamedTuple):
-    """An image that is quarantined."""
+    """An image that is quarantined; its thumbnail where there is something to be seen."""
 
     reason: str
     detail: str
     label: str | None
+    thumbnail: bytes | None = None
 
 
 class Good(NamedTuple):
@@ -82,9 +86,42 @@ class Good(NamedTuple):
 Result = Good | Bad
 
 
-def work(entry: Entry, settings: Settings) -> Result:
-    """Reads one image and returns what is stored of it, or why it is quarantined."""
+# Images up to so many pixels are described together: for small ones, NumPy's calls cost more than
+# its work.
+_TOGETHER = 128 * 128
+
+
+class _Ready(NamedTuple):
+    """An image that can be kept, before it is described."""
+
+    entry: Entry
+    image: images.Prepared
+    label: str
+    group: str | None
+    byte_size: int
+
+
+def work(entries: Sequence[Entry], settings: Settings) -> list[Result]:
+    """Reads images and returns what is stored of each, or why it is quarantined."""
+    read = [_prepare(entry, settings) for entry in entries]
+    ready = {place: one for place, one in enumerate(read) if isinstance(one, _Ready)}
+    results: dict[int, Result] = {
+        place: one for place, one in enumerate(read) if isinstance(one, Bad)
+    }
+    alike: dict[Hashable, list[int]] = {}
+    for place, one in ready.items():
+        height, width, channels = one.image.pixels.shape
+        small = height * width <= _TOGETHER
+        alike.setdefault((height, width, channels) if small else place, []).append(place)
+    for places in alike.values():
+        kept = _keep([ready[place] for place in places], settings)
+        results.update(zip(places, kept, strict=True))
+    return [results[place] for place in range(len(read))]
+
+
+def _prepare(entry: Entry, settings: Settings) -> _Ready | Bad:
     label, group = entry.label, entry.group
+    data = b""
     try:
         data = _read(entry, settings)
         if entry.offset >= 0:
@@ -93,59 +130,61 @@ def work(entry: Entry, settings: Settings) -> Result:
             raise images.BadImage("no_label", "the record has no label feature")
         prepared = images.prepare(data, min_side=settings.min_side, max_pixels=settings.max_pixels)
     except images.BadImage as bad:
-        return Bad(bad.reason, bad.detail, label)
+        return Bad(bad.reason, bad.detail, label, thumbnail.draw(data))
     except FileNotFoundError:
         return Bad("missing", "the file vanished after it was listed", label)
     except OSError as error:
         return Bad("unreadable", error.strerror or str(error), label)
     except MemoryError:
         return Bad("unreadable", "decoding needs more memory than its pixels account for", label)
-    return _keep(entry, prepared, label, group, len(data), settings)
+    return _Ready(entry, prepared, label, group, len(data))
 
 
-def _keep(
-    entry: Entry,
-    prepared: images.Prepared,
-    label: str,
-    group: str | None,
-    byte_size: int,
-    settings: Settings,
-) -> Good:
+def _keep(alike: list[_Ready], settings: Settings) -> list[Good]:
+    """Describes images of one size."""
+    batch = np.stack([one.image.pixels for one in alike])
+    facts = images.facts_of(batch)
+    described = perceptual.describe(batch) if settings.describe else [(0, b"")] * len(alike)
+    return [
+        _packed(one, fact, phash, thumb)
+        for one, fact, (phash, thumb) in zip(alike, facts, described, strict=True)
+    ]
+
+
+def _packed(one: _Ready, facts: images.Facts, phash: int, thumb: bytes) -> Good:
+    prepared, entry = one.image, one.entry
     sha256 = images.digest(prepared.pixels)
-    picture = images.to_image(prepared.pixels)
-    facts = images.facts(prepared.pixels, picture)
-    phash, thumb = perceptual.describe(picture) if settings.describe else (0, b"")
     scalars = tuple(getattr(facts, name) for name in features.FLOAT_FACTS)
     example: dict[str, wire.Values] = {
         features.IMAGE: [prepared.encoded],
-        features.LABEL: [label.encode()],
+        features.LABEL: [one.label.encode()],
         features.ID: [entry.id],
         features.SHA256: [sha256.hex().encode()],
         features.FORMAT: [prepared.format.encode()],
         "height": [prepared.height],
         "width": [prepared.width],
         "channels": [prepared.channels],
-        "byte_size": [byte_size],
+        "byte_size": [one.byte_size],
         "channel_mean": facts.channel_mean,
         "channel_std": facts.channel_std,
     }
     for name, scalar in zip(features.FLOAT_FACTS, scalars, strict=True):
         example[name] = [scalar]
-    if group is not None:
-        example[features.GROUP] = [group.encode("utf-8", "surrogateescape")]
+    if one.group is not None:
+        example[features.GROUP] = [one.group.encode("utf-8", "surrogateescape")]
     for name, value in entry.extra:
         example[name] = [value.encode()] if isinstance(value, str) else [value]
     return Good(
         record=wire.pack(example),
-        label=label,
-        group=group,
+        label=one.label,
+        group=one.group,
         sha256=sha256,
         format=prepared.format,
         converted=prepared.converted,
         height=prepared.height,
         width=prepared.width,
         channels=prepared.channels,
-        byte_size=byte_size,
+        byte_size=one.byte_size,
         scalars=scalars,
         channel_mean=facts.channel_mean,
         channel_std=facts.channel_std,
@@ -242,7 +281,7 @@ def main() -> None:
     outward.write(FRAME.pack(0))
     outward.flush()
     while (request := _receive(inward)) is not None:
-        results = [work(Entry(*item), settings) for item in pickle.loads(request)]
+        results = work([Entry(*item) for item in pickle.loads(request)], settings)
         answer = pickle.dumps([tuple(result) for result in results], protocol=5)
         outward.write(FRAME.pack(len(answer)))
         outward.write(answer)

@@ -26,8 +26,7 @@ SPLIT_NAMES = {
 }
 
 # Features of a tf.Example that a manifest's own columns become.
-TARGET = "target_"
-SLICE = "slice_"
+TARGET, CLASS, SLICE = features.TARGET, features.CLASS, features.SLICE
 
 
 class Entry(NamedTuple):

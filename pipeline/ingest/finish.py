@@ -8,20 +8,19 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.config import Ingest
 from pipeline.errors import DataRefused, bounded
-from pipeline.ingest import decide, near, piece, plan, shards, tables
-from pipeline.ingest.entries import Listing, shown
+from pipeline.ingest import columns, decide, near, plan, quarantine, shards, tables
+from pipeline.ingest.entries import CLASS, Listing
 from pipeline.ingest.rows import Rows, load, thumbs
 from pipeline.ingest.splits import Rule
 
@@ -37,8 +36,9 @@ class Task:
       rule: how splits are found.
       options: the `ingest` section.
       known_classes: those of the champion, in its order.
-      extra: names of a manifest's targets and slices.
+      extra: names of a manifest's targets, classes and slices.
       fingerprint: of the data.
+      known_columns: the champion's classes in a manifest's further columns, by column.
     """
 
     found: Listing
@@ -49,30 +49,42 @@ class Task:
     known_classes: tuple[str, ...]
     extra: tuple[str, ...]
     fingerprint: str
+    known_columns: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 def finish(task: Task, parts: Path, pieces: int, examples: Path, report: Path) -> dict[str, Any]:
     """Writes the shards below `examples` and the files of `report`; returns the summary.
 
     Raises:
-      DataRefused: too many bad files, fewer than two classes, or an empty split.
+      DataRefused: too many bad files, fewer than two classes, or an empty split. `report` is
+        whole then, all but what the refusal was about.
     """
     rows = load(parts, pieces)
     decisions = decide.decide(rows.index)
     alike = _near_duplicates(task, rows, decisions, parts)
-    bad = _bad_table(task, decisions, parts, pieces)
-    _hold_budget(task, bad)
+    bad = quarantine.table(task.found.problems, decisions, rows, parts, pieces)
     classes = _classes(task, rows, decisions)
     summary = _summary(task, rows, decisions, bad, classes, len(alike))
-    _refuse_empty(summary)
     kept = decisions.codes == decide.KEEP
-    shards.write(rows, kept, parts, examples)
     tables.write_images(task.extra, rows, kept, parts, report)
     pq.write_table(bad, report / "quarantine.parquet")
     tables.write_pairs(rows, decisions, alike, report)
+    _write_summary(summary, report)
+    total = task.files + len(task.found.problems)
+    quarantine.hold_budget(bad, total, task.options.error_budget)
+    _refuse_empty(summary)
+    further = [name.removeprefix(CLASS) for name in task.extra if name.startswith(CLASS)]
+    if further:
+        known = task.known_columns
+        summary["class_columns"] = columns.classes(further, known, rows, kept, parts)
+        _write_summary(summary, report)
+    shards.write(rows, kept, parts, examples)
+    return summary
+
+
+def _write_summary(summary: dict[str, Any], report: Path) -> None:
     text = json.dumps(summary, indent=2, ensure_ascii=False)
     (report / "summary.json").write_text(text + "\n", encoding="utf-8")
-    return summary
 
 
 def _near_duplicates(
@@ -93,47 +105,6 @@ def _near_duplicates(
             if decisions.codes[pair.further] == decide.KEEP:
                 decisions.codes[pair.nearer] = decide.NEAR_DUPLICATE
     return pairs
-
-
-def _bad_table(task: Task, decisions: decide.Decisions, parts: Path, pieces: int) -> pa.Table:
-    known = [*task.found.problems, *decisions.problems]
-    columns = list(zip(*known, strict=True)) if known else [(), (), (), ()]
-    found = [pq.read_table(parts / f"bad-{number:05d}.parquet") for number in range(pieces)]
-    found.append(
-        pa.table(
-            [pa.array(c, f.type) for c, f in zip(columns, piece.BAD, strict=True)], schema=piece.BAD
-        )
-    )
-    return pa.concat_tables(found).sort_by("path")
-
-
-def _hold_budget(task: Task, bad: pa.Table) -> None:
-    several = pc.equal(bad["reason"], "multi_label")
-    if pc.any(several).as_py():
-        row = bad.filter(several).slice(0, 1).to_pylist()[0]
-        raise DataRefused(
-            f"{shown(row['path'])}: {row['detail']}. This is multi-label data, which Safelight "
-            "does not train on."
-        )
-    total = task.files + len(task.found.problems)
-    budget = task.options.error_budget
-    if bad.num_rows <= budget * total:
-        return
-    reasons = []
-    for reason, count in _reasons(bad).items():
-        examples = bad.filter(pc.equal(bad["reason"], reason))["path"].slice(0, 5).to_pylist()
-        reasons.append(f"{count} {reason}: {bounded([shown(path) for path in examples])}")
-    raise DataRefused(
-        f"{bad.num_rows} of {total} files are bad ({bad.num_rows / total:.1%}), more than "
-        f"ingest.error_budget allows ({budget:.1%}): {'; '.join(reasons)}. Repair or remove them "
-        "(`safelight inspect` lists them), or raise ingest.error_budget.",
-        reasons,
-    )
-
-
-def _reasons(bad: pa.Table) -> dict[str, int]:
-    counts = Counter(bad["reason"].to_pylist())
-    return dict(sorted(counts.items()))
 
 
 def _classes(task: Task, rows: Rows, decisions: decide.Decisions) -> list[str]:
@@ -175,7 +146,7 @@ def _summary(
         },
         "per_class": per_class,
         "quarantined": bad.num_rows,
-        "quarantine_reasons": _reasons(bad),
+        "quarantine_reasons": quarantine.reasons(bad),
         "duplicates": decisions.count(decide.DUPLICATE, decide.SPLIT_DUPLICATE),
         "split_duplicates": decisions.count(decide.SPLIT_DUPLICATE),
         "group_straddles": decisions.count(decide.GROUP_STRADDLES),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pipeline.config import Ingest
 from pipeline.errors import DataRefused, bounded
-from pipeline.ingest import manifest, records, walk
+from pipeline.ingest import buckets, manifest, records, walk
 from pipeline.ingest.entries import (
     SPLIT_NAMES,
     Entry,
@@ -23,20 +23,28 @@ from pipeline.ingest.entries import (
 from pipeline.ingest.splits import given_splits
 
 _ARCHIVE = re.compile(r"\.(zip|tar|tgz|tar\.\w+|rar|7z)$", re.IGNORECASE)
-_REMOTE = {"gs": "gcs", "s3": "s3"}
 _EXPECTED = (
     "Expected a folder with one folder of images for each class (DATA/<class>/…), split folders "
     "(DATA/train/<class>/…), a manifest (CSV or JSON lines) or TFRecords"
 )
 
 
-def read(data: str, options: Ingest) -> Listing:
+def read(
+    data: str, options: Ingest, on_progress: buckets.Progress = lambda done, total: None
+) -> Listing:
     """Lists DATA, in the order of the paths, at most `options.max_images` of it.
+
+    Args:
+      data: a folder, a manifest or a TFRecord file; a path, or an address in a bucket.
+      options: the `ingest` section.
+      on_progress: is called with (bytes here, bytes in all) while data in a bucket is copied.
 
     Raises:
       DataRefused: there is nothing that could be trained on.
+      SafelightError: data in a bucket can't be read or copied.
     """
-    root = existing(data)
+    remote = buckets.is_remote(data)
+    root = buckets.fetch(data, options.copies, on_progress) if remote else local(data)
     ignored = Ignored()
     form = _form(root, options)
     if form == "manifest":
@@ -49,21 +57,8 @@ def read(data: str, options: Ingest) -> Listing:
     return _limited(listing, options.max_images)
 
 
-def existing(data: str) -> Path:
+def local(data: str) -> Path:
     """Returns the absolute path of DATA, or raises DataRefused if nothing is there."""
-    scheme, separator, _ = data.partition("://")
-    if separator and scheme != "file":
-        extra = _REMOTE.get(scheme)
-        if extra is None:
-            raise DataRefused(
-                f"DATA {data} is no path that Safelight reads; expected a local path, gs:// or "
-                "s3://. Copy the data to a local folder."
-            )
-        raise DataRefused(
-            f"DATA {data} lies in object storage, and no file system for {scheme}:// is installed. "
-            f"Install it with `pip install 'safelight[{extra}]'`, or copy the data to a local "
-            "folder."
-        )
     path = Path(data.removeprefix("file://")).expanduser().absolute()
     if not path.exists():
         raise DataRefused(f"There is no folder {data}. {_EXPECTED}.")

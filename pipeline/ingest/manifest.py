@@ -1,8 +1,9 @@
 """A manifest: CSV, TSV or JSON lines that name each image's path, label, and more.
 
 Paths are relative to the manifest. Columns are found by their usual names, or named in the
-configuration; `ingest.targets` (numbers) and `ingest.slices` (words) are carried into the
-Examples as `target_<name>` and `slice_<name>`.
+configuration; `ingest.targets` (numbers), `ingest.class_columns` (classes beside the label) and
+`ingest.slices` (words) are carried into the Examples as `target_<name>`, `class_<name>` and
+`slice_<name>`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any
 from pipeline.config import Ingest
 from pipeline.errors import DataRefused, bounded, did_you_mean
 from pipeline.ingest.entries import (
+    CLASS,
     SLICE,
     SPLIT_NAMES,
     TARGET,
@@ -39,6 +41,7 @@ _LABEL = ("label", "class", "category", "class_name")
 _SPLIT = ("split", "set", "subset")
 _GROUP = ("group", "group_id")
 _SEPARATORS = "|;,"
+_LARGEST = 3.4e38
 _LONE = re.compile("[\ud800-\udc7f\udd00-\udfff]")
 
 
@@ -175,13 +178,14 @@ class _Reader:
         options = self._options
         missing = [
             name
-            for name in (*options.targets, *options.slices)
+            for name in (*options.targets, *options.class_columns, *options.slices)
             if name not in row and not self._is_json()
         ]
         if missing:
             raise DataRefused(
-                f"The manifest {self._manifest} has no column {missing[0]!r}, which ingest.targets "
-                f"or ingest.slices names.{did_you_mean(missing[0], map(str, row))}"
+                f"The manifest {self._manifest} has no column {missing[0]!r}, which train.heads, "
+                "ingest.targets, ingest.class_columns or ingest.slices names."
+                f"{did_you_mean(missing[0], map(str, row))}"
             )
         path = self._column(row, "path_column", options.path_column, _PATH)
         label = self._column(row, "label_column", options.label_column, _LABEL)
@@ -274,6 +278,8 @@ class _Reader:
     def _extra(self, row: Mapping[str, Any]) -> Iterator[tuple[str, float | str]]:
         for name in self._options.targets:
             yield TARGET + name, _number(name, row.get(name))
+        for name in self._options.class_columns:
+            yield CLASS + name, _class(name, row.get(name))
         for name in self._options.slices:
             value = _bytes(row.get(name)).strip().decode("utf-8", "backslashreplace")
             yield SLICE + name, value or "missing"
@@ -360,9 +366,17 @@ def _number(name: str, value: object) -> float:
         number = float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError):
         number = math.nan
-    if isinstance(value, bool) or not math.isfinite(number):
+    # What the Examples hold is a float32.
+    if isinstance(value, bool) or not abs(number) <= _LARGEST:
         raise _Row("bad_target", f"{name} is {value!r}; expected a number")
     return number
+
+
+def _class(name: str, value: object) -> str:
+    text = b"" if isinstance(value, dict | list) else _bytes(value).strip()
+    if not text:
+        raise _Row("bad_target", f"{name} is {value!r}; expected a class")
+    return class_name(text)
 
 
 def _multi_label(what: str) -> str:

@@ -30,23 +30,38 @@ _ROWS = _dct(_SIDE, 8)
 _COLUMNS = np.ascontiguousarray(_ROWS.T)
 
 
-def describe(picture: Image.Image) -> tuple[int, bytes]:
-    """Returns (64-bit perceptual hash, THUMB_BYTES bytes of a small RGB thumbnail).
+def describe(batch: npt.NDArray[np.uint8]) -> list[tuple[int, bytes]]:
+    """Returns (64-bit perceptual hash, THUMB_BYTES bytes of a small RGB thumbnail) of each image.
 
     Args:
-      picture: an image of mode L or RGB.
+      batch: uint8 [images, height, width, 1 or 3].
     """
-    resized = picture.resize((_SIDE, _SIDE), Image.Resampling.BILINEAR, reducing_gap=2.0)
-    small = np.asarray(resized).astype(np.float64)
-    luma = small * 1024 if small.ndim == 2 else small @ _LUMA
-    terms = (_ROWS @ luma @ _COLUMNS).reshape(-1)
-    ranked = np.sort(terms[1:])  # the first term is the mean brightness alone
-    bits = np.packbits(terms > ranked[31])
-    return int.from_bytes(bits.tobytes(), "big"), _thumbnail(small)
+    small = _shrunk(batch).astype(np.float64)
+    luma = small * 1024 if small.ndim == 3 else small @ _LUMA
+    terms = (_ROWS @ luma @ _COLUMNS).reshape(len(batch), -1)
+    ranked = np.sort(terms[:, 1:], axis=1)  # the first term is the mean brightness alone
+    bits = np.packbits(terms > ranked[:, 31:32], axis=1)
+    hashes = bits.view(">u8")[:, 0].tolist()
+    return list(zip(hashes, _thumbnails(small), strict=True))
 
 
-def _thumbnail(small: npt.NDArray[np.float64]) -> bytes:
-    """Halves float64 [32, 32] or [32, 32, 3] and returns it as RGB bytes."""
-    halved = (small[::2, ::2] + small[1::2, ::2] + small[::2, 1::2] + small[1::2, 1::2]) / 4
-    levels = (halved + 0.5).astype(np.uint8)
-    return levels.tobytes() if small.ndim == 3 else np.repeat(levels, 3).tobytes()
+def _shrunk(batch: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Returns uint8 [images, 32, 32] of grey images, [images, 32, 32, 3] of colour."""
+    images = batch[..., 0] if batch.shape[-1] == 1 else batch
+    if images.shape[1:3] == (_SIDE, _SIDE):
+        return images
+    return np.stack([_resized(image) for image in images])
+
+
+def _resized(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    picture = Image.fromarray(image)
+    return np.asarray(picture.resize((_SIDE, _SIDE), Image.Resampling.BILINEAR, reducing_gap=2.0))
+
+
+def _thumbnails(small: npt.NDArray[np.float64]) -> list[bytes]:
+    """Halves float64 [images, 32, 32] or [images, 32, 32, 3]; returns RGB bytes of each."""
+    halved = small[:, ::2, ::2] + small[:, 1::2, ::2] + small[:, ::2, 1::2] + small[:, 1::2, 1::2]
+    levels = (halved / 4 + 0.5).astype(np.uint8)
+    if small.ndim == 3:
+        levels = np.repeat(levels[..., np.newaxis], 3, axis=3)
+    return [image.tobytes() for image in levels]

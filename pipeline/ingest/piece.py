@@ -8,6 +8,7 @@ were written), `thumbs-N.bin` (THUMB_BYTES a row, if near duplicates are looked 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -23,6 +24,8 @@ from pipeline.ingest.entries import TARGET, Entry
 from pipeline.ingest.pool import Pool, chunks
 
 ROWS_AT_ONCE = 4096
+# Pictures of bad files that a piece keeps, so that a folder of nothing else stays small.
+DRAWN_PER_REASON = 100
 
 FACTS: tuple[tuple[str, pa.DataType], ...] = (
     ("height", pa.int32()),
@@ -40,6 +43,7 @@ BAD = pa.schema(
         ("reason", pa.string()),
         ("detail", pa.string()),
         ("label", pa.string()),
+        ("thumbnail", pa.binary()),
     ]
 )
 
@@ -122,6 +126,7 @@ class _Output:
         self._schema = rows_schema(extra)
         self._rows: list[tuple[Any, ...]] = []
         self._bad: list[tuple[Any, ...]] = []
+        self._drawn: Counter[str] = Counter()
         self._writers: dict[str, RecordWriter] = {}
         self._written: dict[str, int] = {}
         self._part: dict[str, int] = {}
@@ -182,7 +187,11 @@ class _Output:
 
     def bad(self, entry: Entry, problem: Bad) -> None:
         """Remembers what is quarantined."""
-        self._bad.append((entry.id, problem.reason, problem.detail, problem.label))
+        picture = problem.thumbnail
+        self._drawn[problem.reason] += picture is not None
+        if self._drawn[problem.reason] > DRAWN_PER_REASON:
+            picture = None
+        self._bad.append((entry.id, problem.reason, problem.detail, problem.label, picture))
 
     def _next_part(self, split: str) -> None:
         if split in self._writers:

@@ -13,7 +13,7 @@ from hashlib import sha256
 from typing import Any
 
 from pipeline.config import Ingest
-from pipeline.ingest import listing
+from pipeline.ingest import buckets, listing
 from pipeline.ingest.entries import Entry, Listing, Problem, absolute
 from pipeline.ingest.splits import Rule
 
@@ -26,14 +26,14 @@ class Scan:
     """What DATA looks like from outside.
 
     Attributes:
-      data: the absolute path.
+      data: the absolute path, or the address in a bucket.
       form: folders, splits, manifest or tfrecords.
       classes: the names found, sorted; None where only the records themselves know (TFRecords).
       per_class: images by class name, before anything is decoded; empty for TFRecords.
       files: images to be read.
       bytes: their size.
-      fingerprint: SHA-256 (hexadecimal) of every relative path, size and modification time; of
-        the contents too, where they were verified.
+      fingerprint: SHA-256 (hexadecimal) of every relative path, size and modification time;
+        where the contents were verified, `+` and the SHA-256 of them behind it.
       verified: whether the contents were read for the fingerprint.
       splits: a sentence on where the splits come from.
       given: the splits that the data gives itself, sorted.
@@ -78,23 +78,30 @@ class Scan:
         )
 
 
-def scan(data: str, options: Ingest, verify: bool = False) -> Scan:
+def scan(
+    data: str,
+    options: Ingest,
+    verify: bool = False,
+    on_progress: buckets.Progress = lambda done, total: None,
+) -> Scan:
     """Looks at DATA without decoding an image.
 
     Args:
-      data: a folder, a manifest or a TFRecord file.
+      data: a folder, a manifest or a TFRecord file; a path, or an address in a bucket.
       options: the `ingest` section.
       verify: whether the fingerprint reads every file's content.
+      on_progress: is called with (bytes here, bytes in all) while data in a bucket is copied.
 
     Raises:
       DataRefused: there is no such folder, no class or only one, no image, or an empty split.
+      SafelightError: data in a bucket can't be read or copied.
     """
-    found = listing.read(data, options)
+    found = listing.read(data, options, on_progress)
     labels = Counter(entry.label for entry in found.entries)
     known = None not in labels
     sizes = sampled_sizes(found)
     return Scan(
-        data=str(listing.existing(data)),
+        data=data if buckets.is_remote(data) else str(listing.local(data)),
         form=found.form,
         classes=tuple(sorted(map(str, labels))) if known else None,
         per_class={str(label): labels[label] for label in sorted(labels, key=str)} if known else {},
@@ -113,17 +120,29 @@ def scan(data: str, options: Ingest, verify: bool = False) -> Scan:
 
 
 def fingerprint(found: Listing, verify: bool = False) -> str:
-    """Returns a SHA-256 (hexadecimal) over what is listed; with `verify`, over the contents too."""
+    """Returns a SHA-256 (hexadecimal) over what is listed.
+
+    With `verify`, a `+` and the SHA-256 over the contents stand behind it: what is listed can then
+    be compared without reading them again (`same_listing`).
+    """
     total = sha256(found.form.encode())
     for entry in found.entries:
         total.update(_line(entry))
-        if verify and entry.offset < 0:
-            total.update(_content(absolute(found.root, entry.path)))
-    if verify:
-        for path in sorted({entry.path for entry in found.entries if entry.offset >= 0}):
-            total.update(_content(absolute(found.root, path)))
     for problem in found.problems:
         total.update(_problem_line(problem))
+    return f"{total.hexdigest()}+{_contents(found)}" if verify else total.hexdigest()
+
+
+def same_listing(one: str, other: str) -> bool:
+    """Says whether two fingerprints, verified or not, are of the same paths, sizes and times."""
+    return one.partition("+")[0] == other.partition("+")[0]
+
+
+def _contents(found: Listing) -> str:
+    """Returns the SHA-256 (hexadecimal) over the content of every file, in the listing's order."""
+    total = sha256()
+    for path in dict.fromkeys(entry.path for entry in found.entries):
+        total.update(_content(absolute(found.root, path)))
     return total.hexdigest()
 
 

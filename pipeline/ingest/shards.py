@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import bisect
 import shutil
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -28,6 +29,24 @@ def write(rows: Rows, kept: npt.NDArray[np.bool_], parts: Path, examples: Path) 
                 path = parts / piece.part_name(code, number, int(part))
                 sources.append((path, kept[start:end][mine]))
         _write_split(split, sources, examples / f"Split-{split}")
+
+
+def read(rows: Rows, positions: Sequence[int], parts: Path) -> Iterator[tuple[int, bytes]]:
+    """Yields (position, record) of some rows, from the parts as they were first written."""
+    wanted: dict[Path, dict[int, int]] = {}
+    numbers, splits = rows.table["part"].to_numpy(), rows.index.splits
+    for position in positions:
+        number = bisect.bisect_right(rows.starts, position) - 1
+        split, part = int(splits[position]), int(numbers[position])
+        before = slice(rows.starts[number], position)
+        place = int(np.sum((splits[before] == split) & (numbers[before] == part)))
+        path = parts / piece.part_name(split, number, part)
+        wanted.setdefault(path, {})[place] = position
+    for path, places in wanted.items():
+        with open(path, "rb") as file:
+            for place, frame in enumerate(_frames(file)):
+                if place in places:
+                    yield places[place], frame[records.HEADER_BYTES : -records.FOOTER_BYTES]
 
 
 def _write_split(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
+from functools import lru_cache
 
 Value = bytes | int | float
 Values = Sequence[bytes] | Sequence[int] | Sequence[float]
@@ -28,18 +28,44 @@ def pack(features: Mapping[str, Values]) -> bytes:
     """Serializes a `tf.Example`; each value is a list of bytes, int (int64) or float (float32)."""
     entries: list[bytes] = []
     for name in sorted(features):
-        feature = _pack_feature(features[name])
-        prefix = _prefix(name)
-        size = _varint(len(feature))
-        # Features' map entry (field 1): key (1) in `prefix`, value (2) behind it.
-        entries += (
-            b"\x0a",
-            _varint(len(prefix) + len(size) + len(feature)),
-            prefix,
-            size,
-            feature,
-        )
+        entries += _entry(name, features[name])
     return _field(1, b"".join(entries))
+
+
+def _entry(name: str, values: Values) -> tuple[bytes, bytes]:
+    """Returns an entry of Features' map (field 1), but for its end, and its end."""
+    if not values:
+        return _head(name, 0, -1), b""
+    first = values[0]
+    if isinstance(first, bytes):
+        if len(values) == 1:
+            return _head(name, _BYTES, len(first)), first
+        several = b"".join([_field(1, value) for value in values])  # type: ignore[arg-type]
+        return _map_entry(name, _field(_BYTES, several)), b""
+    if isinstance(first, int):
+        packed = b"".join([_varint(value & _ALL_BITS) for value in values])  # type: ignore[operator]
+        return _head(name, _INT64, len(packed)), packed
+    packed = struct.pack(f"<{len(values)}f", *values)
+    return _head(name, _FLOAT, len(packed)), packed
+
+
+@lru_cache(4096)
+def _head(name: str, kind: int, size: int) -> bytes:
+    """Returns what stands before the `size` bytes of a feature's only value or packed list.
+
+    All images have the same few names, and most values the same sizes: it is worked out once.
+    """
+    if size < 0:
+        return _map_entry(name, b"")
+    value = b"\x0a" + _varint(size)
+    feature = bytes((kind << 3 | 2,)) + _varint(len(value) + size) + value
+    return _map_entry(name, feature, size)
+
+
+def _map_entry(name: str, feature: bytes, more: int = 0) -> bytes:
+    """Returns an entry of Features' map: key (1) and value (2), of which `more` bytes follow."""
+    body = _field(1, name.encode()) + b"\x12" + _varint(len(feature) + more) + feature
+    return b"\x0a" + _varint(len(body) + more) + body
 
 
 def unpack(data: bytes) -> dict[str, list[bytes] | list[int] | list[float]]:
@@ -75,25 +101,6 @@ def _varint(value: int) -> bytes:
 
 def _field(number: int, body: bytes) -> bytes:
     return bytes((number << 3 | 2,)) + _varint(len(body)) + body
-
-
-@cache
-def _prefix(name: str) -> bytes:
-    return _field(1, name.encode()) + b"\x12"
-
-
-def _pack_feature(values: Values) -> bytes:
-    if not values:
-        return b""
-    first = values[0]
-    if isinstance(first, bytes):
-        return _field(_BYTES, b"".join([_field(1, value) for value in values]))  # type: ignore[arg-type]
-    if isinstance(first, int):
-        packed = b"".join([_varint(value & _ALL_BITS) for value in values])  # type: ignore[operator]
-        kind = _INT64
-    else:
-        packed, kind = struct.pack(f"<{len(values)}f", *values), _FLOAT
-    return _field(kind, _field(1, packed))
 
 
 def _read_varint(data: bytes, position: int) -> tuple[int, int]:

@@ -94,7 +94,9 @@ def _check_volumes(options: Kubeflow) -> Iterator[str]:
 
 def _check_steps(options: Kubeflow, nodes: Sequence[str]) -> Iterator[str]:
     for node, step in options.steps.items():
-        if node not in nodes:
+        if node == "Tuner" and node not in nodes:
+            yield "kubeflow.steps.Tuner: there is no search; set tune.algorithm, or leave it out."
+        elif node not in nodes:
             yield f"kubeflow.steps.{node}: there is no such step.{did_you_mean(node, nodes)}"
         if "gpus" not in step:
             if "gpu_type" in step:

@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from pipeline import events
+from pipeline import events, hardware
 from pipeline.errors import SafelightError, known_cause
 from pipeline.kubeflow import names, record
 from pipeline.kubeflow.record import Record, StepRecord
@@ -37,6 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     # TensorFlow Transform chooses Keras 2 where nothing is said.
     os.environ["TF_USE_LEGACY_KERAS"] = "0"
+    # Trainer's and Tuner's children take the GPUs; whatever else runs here may not.
+    os.environ.update(hardware.hidden())
     try:
         workdir = open_workdir(Path(options.workdir))
         kept = record.open_record(

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import config as configuration
-from pipeline import registry, runs
+from pipeline import registry, runs, versions
 from pipeline.config import Config, Effective
 from pipeline.errors import ConfigError, UsageError
 from pipeline.features import MODEL_FACTS
@@ -48,6 +48,7 @@ def run(given: ExecutorInput, workdir: Workdir, record: Record) -> None:
         found = look_at(given, config)
         request = resolve(config, found, workdir, values[names.CHAMPION], record.run.root.name)
         _write_request(record, request)
+        local.keep_own_model(record.run, request.config["train"]["model"])
     _give_properties(given, workdir, request)
     write_output(given, {})
 
@@ -75,7 +76,14 @@ def merge(config: Config, overrides: str) -> Config:
                 f"Compile it again with --set {key}=…"
             )
         merged[section][name] = getattr(getattr(effective.config, section), name)
-    return configuration.validated(merged, effective.origins)
+    validated = configuration.validated(merged, effective.origins)
+    if (validated.tune.algorithm == "off") != (config.tune.algorithm == "off"):
+        raise ConfigError(
+            f"{names.OVERRIDES}: tune.algorithm = {validated.tune.algorithm!r}: whether there is a "
+            "step Tuner is fixed when the pipeline is compiled. Compile it again with "
+            f"--set tune.algorithm={validated.tune.algorithm}"
+        )
+    return validated
 
 
 def look_at(given: ExecutorInput, config: Config) -> Scan:
@@ -131,7 +139,8 @@ def _named_champion(champion: str, models: registry.Registry) -> RunInputs:
         )
     classes = tuple(json.loads(facts.read_text(encoding="utf-8"))["classes"])
     known = [entry.version for entry in models.entries if models.path(entry.version) == path]
-    return RunInputs(classes, known[0] if known else None, champion)
+    columns = versions.known_columns(path)
+    return RunInputs(classes, known[0] if known else None, champion, columns)
 
 
 def _asked(config: Config, data: str, run_name: str) -> Request:
@@ -169,6 +178,7 @@ def _give_properties(given: ExecutorInput, workdir: Workdir, request: Request) -
         Given(
             data=request.data,
             known_classes=tuple(request.inputs["known_classes"]),
+            known_columns=request.inputs["known_columns"],
             champion_uri=request.inputs["champion_uri"],
             lineage=_lineage(request),
             artifacts="unused",
@@ -181,7 +191,7 @@ def _give_properties(given: ExecutorInput, workdir: Workdir, request: Request) -
 
 
 def _lineage(request: Request) -> dict[str, Any]:
-    kept = {key: request.inputs[key] for key in ("known_classes", "champion")}
+    kept = {key: request.inputs[key] for key in ("known_classes", "known_columns", "champion")}
     return {**request.lineage, **kept}
 
 

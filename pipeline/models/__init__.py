@@ -1,50 +1,191 @@
-"""Keras models: `build` makes the network of a preset."""
+"""Keras models: `build` makes the network that the section train names, `rebuild` makes it again.
+
+    pixels -> features -> dropout -> heads
+
+Features come from a preset's layers (`cnn`), a backbone (`pretrained`), a SavedModel
+(`feature_vector`), or a function of the user's (`own`).
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
 import keras
+import numpy as np
+from keras import layers
 
 from pipeline import presets
+from pipeline.config import Train
 from pipeline.errors import ConfigError
-from pipeline.models import cnn
+from pipeline.heads import LABEL, Head
+from pipeline.models import cnn, feature_vector, own, pretrained, weights
+
+# Where an export keeps its SavedModel backbone, below its assets.
+FEATURE_VECTOR: Final = "feature_vector"
 
 _LAYERS = {
     "mnist-cnn": cnn.mnist,
     "mnist-cnn-small": cnn.mnist_small,
     "cifar10-cnn": cnn.cifar10,
     "image64-cnn": cnn.image64,
+    "fashion-cnn": cnn.fashion,
+    "cifar10-fast": cnn.cifar10_fast,
 }
 
 
-def build(name: str, *, image_size: int, channels: int, classes: int) -> keras.Model:
-    """Returns a new network with random weights.
+def architecture(train: Train) -> dict[str, Any]:
+    """Returns what `rebuild` needs of a completed section train, as JSON."""
+    return {
+        "preset": train.preset,
+        "model": train.model,
+        "backbone": train.backbone,
+        "feature_vector": train.feature_vector,
+        "pooling": train.pooling,
+        "head_width": train.head_width,
+        "dropout": train.dropout,
+    }
 
-    It takes float32 [batch, image_size, image_size, channels] and gives the probabilities of the
-    classes, float32 [batch, classes].
+
+def build(train: Train, *, image_size: int, channels: int, heads: Sequence[Head]) -> keras.Model:
+    """Returns a new network: random weights, but for a backbone that starts from train.weights.
+
+    It takes float32 [batch, image_size, image_size, channels], in 0-1 or standardized. With one
+    head it gives that head's answer, with several a dict of them by the heads' names: of a class
+    head the probabilities, float32 [batch, classes], of a regression head float32 [batch].
 
     Args:
-      name: a key of `presets.PRESETS`.
+      train: the configuration, completed.
       image_size: the side in pixels.
       channels: 1 or 3.
-      classes: how many there are.
+      heads: of `heads.of`, the label's first.
 
     Raises:
-      ConfigError: an unknown name, too small an image, or fewer than two classes.
+      ConfigError: the network can't be built so, or its weights are not those of the backbone.
+      SafelightError: ImageNet's weights, or a feature vector, could not be fetched.
     """
-    preset = presets.get(name)
-    if image_size < preset.min_image_size:
-        raise ConfigError(
-            f"transform.image_size {image_size} is too small for train.preset {name!r}; expected "
-            f"at least {preset.min_image_size}. Raise it, or leave it to be chosen from the data."
-        )
-    if classes < 2:
-        raise ConfigError(
-            f"A classifier needs at least 2 classes; there is {classes}. Add images of another."
-        )
+    model = rebuild(
+        architecture(train), image_size=image_size, channels=channels, heads=heads, assets=None
+    )
+    if train.weights:
+        weights.load(pretrained.find(model), train.backbone, train.weights)
+    return model
+
+
+def rebuild(
+    architecture: Mapping[str, Any],
+    *,
+    image_size: int,
+    channels: int,
+    heads: Sequence[Head],
+    assets: Path | None,
+) -> keras.Model:
+    """Returns the network that `architecture` was taken of, with random weights.
+
+    Args:
+      architecture: of `architecture`.
+      image_size: the side in pixels.
+      channels: 1 or 3.
+      heads: the label's first.
+      assets: the export's directory of assets, which a feature vector's SavedModel was copied to;
+        None takes it from where train.feature_vector says.
+
+    Raises:
+      ConfigError: the network can't be built so.
+    """
+    for head in heads:
+        if head.kind == "class" and len(head.classes) < 2:
+            what = "A classifier" if head.name == LABEL else f"The head {head.name!r}"
+            raise ConfigError(
+                f"{what} needs at least 2 classes; there is {len(head.classes)}. Add images of "
+                "another."
+            )
     pixels = keras.Input((image_size, image_size, channels), name="pixels", dtype="float32")
-    hidden = _LAYERS[name](pixels)
-    # Whatever the precision of the layers before, probabilities are float32.
-    probabilities = keras.layers.Dense(
-        classes, activation="softmax", name="probabilities", dtype="float32"
-    )(hidden)
-    return keras.Model(pixels, probabilities, name=name.replace("-", "_"))
+    features = _features(architecture, pixels, assets)
+    dropout = _dropout(architecture)
+    if dropout:
+        features = layers.Dropout(dropout)(features)
+    answers = {head.name: _answer(head, features) for head in heads}
+    outputs = answers if len(heads) > 1 else answers[heads[0].name]
+    return keras.Model(pixels, outputs, name=_model_name(architecture))
+
+
+def assets(model: keras.Model) -> Path | None:
+    """Returns the directory of the SavedModel that an export has to bring along, if any.
+
+    It goes to `feature_vector/` in the directory that `rebuild` is given as `assets`.
+    """
+    backbone = pretrained.find(model)
+    return Path(backbone.directory) if isinstance(backbone, feature_vector.FeatureVector) else None
+
+
+def set_weights(model: keras.Model, values: Sequence[np.ndarray[Any, Any]]) -> None:
+    """Gives a model its weights, in Keras's order, from a network of the same architecture.
+
+    Normalization layers compute with constants that are made of their weights: where a network
+    has such a layer (EfficientNet), setting the weights alone would leave the old ones.
+    """
+    model.set_weights(values)
+    weights.settle(model)
+
+
+def _features(
+    architecture: Mapping[str, Any], pixels: keras.KerasTensor, assets: Path | None
+) -> keras.KerasTensor:
+    """Returns float32 [batch, features]."""
+    if architecture["backbone"]:
+        found = pretrained.features(pixels, architecture["backbone"])
+    elif architecture["feature_vector"]:
+        where = architecture["feature_vector"]
+        if assets is not None and (assets / FEATURE_VECTOR).is_dir():
+            where = str(assets / FEATURE_VECTOR)
+        found = feature_vector.features(pixels, where)
+    elif architecture["model"]:
+        return _pooled(own.features(pixels, architecture["model"]), architecture["pooling"])
+    else:
+        return _of_preset(architecture["preset"], pixels)
+    found = _pooled(found, architecture["pooling"])
+    if architecture["head_width"]:
+        found = layers.Dense(architecture["head_width"], activation="relu", name="head")(found)
+    return found
+
+
+def _of_preset(name: str, pixels: keras.KerasTensor) -> keras.KerasTensor:
+    preset = presets.get(name)
+    if pixels.shape[1] < preset.min_image_size:
+        raise ConfigError(
+            f"transform.image_size {pixels.shape[1]} is too small for train.preset {name!r}; "
+            f"expected at least {preset.min_image_size}. Raise it, or leave it to be chosen from "
+            "the data."
+        )
+    return _LAYERS[name](pixels)
+
+
+def _dropout(architecture: Mapping[str, Any]) -> float:
+    if architecture["dropout"] is not None:
+        return float(architecture["dropout"])
+    return presets.get(architecture["preset"]).dropout if architecture["preset"] else 0.0
+
+
+def _pooled(found: keras.KerasTensor, pooling: str) -> keras.KerasTensor:
+    if len(found.shape) == 2:
+        return found
+    pool = layers.GlobalMaxPooling2D if pooling == "max" else layers.GlobalAveragePooling2D
+    return pool(name="pooled")(found)
+
+
+def _answer(head: Head, features: keras.KerasTensor) -> keras.KerasTensor:
+    # Whatever the precision of the layers before, answers are float32.
+    if head.kind == "regression":
+        number = layers.Dense(1, name=head.name, dtype="float32")(features)
+        return keras.ops.squeeze(number, axis=-1)
+    name = "probabilities" if head.name == LABEL else head.name
+    return layers.Dense(len(head.classes), activation="softmax", name=name, dtype="float32")(
+        features
+    )
+
+
+def _model_name(architecture: Mapping[str, Any]) -> str:
+    named = architecture["preset"] or architecture["backbone"]
+    return named.replace("-", "_") if named else "network"

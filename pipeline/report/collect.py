@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 
 from pipeline import predictions
 from pipeline.errors import SafelightError
+from pipeline.head_columns import HeadColumns
 from pipeline.report import records
 from pipeline.report.records import StoredImage
 from pipeline.runs import Request, Result, RunDir
@@ -34,6 +35,7 @@ _FILES = {
     "duplicates": ("ImageExampleGen", "ingest_report", "duplicates.parquet"),
     "quarantine": ("ImageExampleGen", "ingest_report", "quarantine.parquet"),
     "validation": ("ValidationGate", "validation_report", "validation.json"),
+    "trials": ("Tuner", "tuner_results", "tuner_results.json"),
     "history": ("Trainer", "model_run", "history.json"),
     "predictions": ("Predictor", "predictions", "predictions.parquet"),
     "champion": ("Predictor", "champion_predictions", "predictions.parquet"),
@@ -57,6 +59,7 @@ class Answers:
       probabilities: float32 [images, classes], columns in the order of `classes`.
       classes: the names that the model knows.
       model: the fingerprint of its weights.
+      heads: what the heads beside the label say, by name.
     """
 
     ids: Strings
@@ -65,6 +68,7 @@ class Answers:
     probabilities: npt.NDArray[np.float32]
     classes: tuple[str, ...]
     model: str
+    heads: Mapping[str, HeadColumns]
 
     @property
     def correct(self) -> npt.NDArray[np.bool_]:
@@ -125,10 +129,13 @@ class Record:
             return {}
 
     def folder(self, node: str, output: str) -> Path | None:
-        """Returns an output's directory, or None where there is none (any more)."""
+        """Returns an output's directory, or None where there is none (any more).
+
+        Of a node that refused the data, it is what the node left with the run.
+        """
         uri = self.artifacts.get(node, {}).get(output)
-        path = Path(uri) if uri else None
-        return path if path is not None and path.is_dir() else None
+        path = Path(uri) if uri else self.run.refused(node, output)
+        return path if path.is_dir() else None
 
     def path(self, name: str) -> Path | None:
         """Returns the path of a file that architecture.md documents, or None if it isn't there."""
@@ -139,15 +146,23 @@ class Record:
 
     def json(self, name: str) -> dict[str, Any] | None:
         """Returns a documented JSON file's object, or None."""
+        loaded = self._loaded(name)
+        return loaded if isinstance(loaded, dict) else None
+
+    def rows(self, name: str) -> list[dict[str, Any]]:
+        """Returns a documented JSON file's list of objects; empty where it isn't there."""
+        loaded = self._loaded(name)
+        return loaded if isinstance(loaded, list) else []
+
+    def _loaded(self, name: str) -> Any:
         path = self.path(name)
         if path is None:
             return None
         try:
-            loaded = json.loads(path.read_text(encoding="utf-8"))
+            return json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
             self._cannot_read(path, error)
             return None
-        return loaded if isinstance(loaded, dict) else None
 
     def table(self, name: str, columns: Sequence[str] | None = None) -> pa.Table | None:
         """Returns a documented Parquet file, or None; only those of `columns` that it has."""
@@ -247,6 +262,7 @@ class Record:
             probabilities=read.probabilities,
             classes=read.classes,
             model=read.model,
+            heads=read.heads,
         )
 
     def _cannot_read(self, path: Path, error: Exception) -> None:

@@ -25,11 +25,12 @@ _SHADES = 6
 
 @dataclass(frozen=True)
 class Series:
-    """A line: y over x, None or NaN where there is no value."""
+    """A line: y over x, None or NaN where there is no value; `dots` leaves the line itself out."""
 
     name: str
     y: Sequence[float | None]
     marks: Sequence[str] = field(default_factory=tuple)
+    dots: bool = False
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ def line_chart(
     y_format: Format,
     x_label: str,
     best: float | None = None,
+    parts: Sequence[tuple[float, str]] = (),
 ) -> Markup:
     """Returns a line chart.
 
@@ -65,6 +67,7 @@ def line_chart(
       y_format: from a value to a tick's text.
       x_label: below the axis.
       best: where a vertical line goes, if anywhere.
+      parts: where each part of `x` begins, and its name, written above it.
     """
     values = [v for line in series for v in line.y if _is_number(v)]
     if not values or not x:
@@ -72,18 +75,19 @@ def line_chart(
     ticks = nice_ticks(min(values), max(values))
     names_width = max(len(line.name) for line in series) * 6.2 + 12
     axes = Axes((x[0], x[-1]), (ticks[0], ticks[-1]), right=names_width)
-    parts = [_grid(axes, ticks, y_format), _x_axis(axes, x, x_label)]
+    drawn = [_grid(axes, ticks, y_format), _x_axis(axes, x, x_label)]
+    drawn += [_part(axes, at, name) for at, name in parts]
     if best is not None:
-        parts.append(_vertical(axes, best))
+        drawn.append(_vertical(axes, best))
     places = _label_places([axes.at(0, _last(line.y))[1] for line in series])
     for number, line in enumerate(series):
-        parts.append(_line(axes, x, line, number))
+        drawn.append(_line(axes, x, line, number))
         end = _WIDTH - names_width + 6
-        parts.append(
+        drawn.append(
             f'<text class="name s{number}" x="{end:.1f}" y="{places[number] + 4:.1f}">'
             f"{escape(line.name)}</text>"
         )
-    return _svg(title, "".join(parts))
+    return _svg(title, "".join(drawn))
 
 
 def steps_chart(
@@ -146,6 +150,29 @@ def size_bars(title: str, sizes: Sequence[int]) -> Markup:
         f'<svg class="sizes" role="img" viewBox="0 0 {width:.0f} {height:.0f}" '
         f'preserveAspectRatio="none" aria-label="{escape(title)}"><path d="{bars}"/></svg>'
     )
+
+
+def histogram(
+    title: str, counts: Sequence[int], edges: Sequence[float], x_format: Format
+) -> Markup:
+    """Returns bars of counts between `edges`, which lie around zero: one more than counts."""
+    ticks = nice_ticks(0, max(max(counts), 1))
+    axes = Axes((edges[0], edges[-1]), (0, ticks[-1]))
+    bars = []
+    for count, left, right in zip(counts, edges, edges[1:], strict=False):
+        x, y = axes.at(left, count)
+        width, base = axes.at(right, 0)[0] - x, _HEIGHT - _BOTTOM
+        bars.append(f"M{x + 0.5:.1f} {base:.1f}V{y:.1f}h{width - 1:.1f}V{base:.1f}z")
+    drawn = [_grid(axes, ticks, lambda value: f"{value:,.0f}")]
+    drawn.append(f'<path class="bars" d="{"".join(bars)}"/>')
+    drawn.append(_vertical(axes, 0))
+    for value, anchor in ((edges[0], "start"), (0.0, "middle"), (edges[-1], "end")):
+        x, _ = axes.at(value, 0)
+        drawn.append(
+            f'<text class="tick" text-anchor="{anchor}" x="{x:.1f}" '
+            f'y="{_HEIGHT - _BOTTOM + 15:.1f}">{escape(x_format(value))}</text>'
+        )
+    return _svg(title, "".join(drawn))
 
 
 def sample_mark(kind: str) -> Markup:
@@ -215,11 +242,19 @@ def _vertical(axes: Axes, value: float) -> str:
     return f'<path class="best" d="M{x:.1f} {_TOP:.1f}V{_HEIGHT - _BOTTOM:.1f}"/>'
 
 
+def _part(axes: Axes, value: float, name: str) -> str:
+    """Returns the beginning of a part: a line, unless it begins with the axis, and its name."""
+    x, _ = axes.at(max(value, axes.x[0]), axes.y[0])
+    line = f'<path class="part" d="M{x:.1f} 4V{_HEIGHT - _BOTTOM:.1f}"/>' if x > _LEFT else ""
+    return f'{line}<text class="tick" x="{x + 3:.1f}" y="{_TOP - 5:.1f}">{escape(name)}</text>'
+
+
 def _line(axes: Axes, x: Sequence[float], line: Series, number: int, kind: str = "line") -> str:
     points = [axes.at(at, value) for at, value in zip(x, line.y, strict=True) if _is_number(value)]
     path = "M" + "L".join(f"{a:.1f} {b:.1f}" for a, b in points)
-    parts = [f'<path class="{kind} s{number}" d="{path}"/>'] if len(points) > 1 else []
-    if not line.marks and len(points) <= 30:
+    drawn = len(points) > 1 and not line.dots
+    parts = [f'<path class="{kind} s{number}" d="{path}"/>'] if drawn else []
+    if line.dots or (not line.marks and len(points) <= 30):
         parts += [
             f'<circle class="dot s{number}" cx="{a:.1f}" cy="{b:.1f}" r="2.2"/>' for a, b in points
         ]

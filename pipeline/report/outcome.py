@@ -22,8 +22,8 @@ _ADVICE = {
         "lower floor the decision."
     ),
     "invalid_data": (
-        "Correct the data, or set the check's mode to warn if the finding is meant to be there, "
-        "and run again."
+        "Correct the data and run again. If the finding is meant to be there, allow it instead: "
+        "by the check's mode, or by ingest.error_budget for bad files."
     ),
     "failed": "Run the same command again: stages that ended are taken from the cache.",
     "open": "If no process works on it any more, run the same command again to go on from here.",

@@ -11,6 +11,7 @@ from typing import Any
 from pipeline.report import (
     champion,
     data,
+    heads,
     index,
     mistakes,
     outcome,
@@ -18,6 +19,7 @@ from pipeline.report import (
     render,
     results,
     samples,
+    search,
     slices,
     timing,
     training,
@@ -31,12 +33,14 @@ _log = logging.getLogger("safelight")
 # In the order of the page. A section whose data is not there is None, or empty, and left out.
 _SECTIONS: dict[str, Callable[[Record], Any]] = {
     "results": results.build,
+    "heads": heads.build,
     "champion": champion.build,
     "mistakes": mistakes.build,
     "slices": slices.build,
     "data": data.build,
     "validation": data.validation,
     "samples": samples.build,
+    "search": search.build,
     "training": training.build,
     "serving": lambda record: record.json("serving"),
     "timing": timing.build,

@@ -24,6 +24,7 @@ _FILTERS = (
     formats.size,
     formats.number,
     formats.moment,
+    formats.setting,
 )
 
 

@@ -1,8 +1,9 @@
-"""Some images of every class, as the model sees them."""
+"""Some images of every class, as the model sees them, and as training does with augmentation."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import islice
 
 from pipeline.features import TRAIN
 from pipeline.report import pictures, seen
@@ -17,10 +18,11 @@ _MOST, _FEWEST = 8, 1
 
 @dataclass(frozen=True)
 class ClassSamples:
-    """Some training images of one class."""
+    """Some training images of one class; the same once more, augmented, where training does."""
 
     name: str
     pictures: list[Picture]
+    augmented: list[Picture]
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class Samples:
     seen: bool
     low: float
     high: float
+    policy: list[str]
 
     @property
     def short_names(self) -> bool:
@@ -49,20 +52,23 @@ def build(record: Record) -> Samples | None:
     stored = [image for images in by_class.values() for image in images]
     if not stored:
         return None
-    graph = record.folder("Transform", "transform_graph")
-    cache = record.workdir.cache
-    drawn = seen.of(graph, [image.encoded for image in stored], cache) if graph else None
+    graph, train = record.folder("Transform", "transform_graph"), record.request.config["train"]
+    encoded = [image.encoded for image in stored]
+    drawn = seen.of(graph, encoded, record.workdir.cache, train) if graph else None
     found = drawn or Seen([_as_stored(image) for image in stored], 0.0, 1.0)
-    remaining = iter(found.pictures)
+    plain, augmented = iter(found.pictures), iter(found.augmented)
     return Samples(
         classes=[
-            ClassSamples(name, [next(remaining) for _ in images])
+            ClassSamples(
+                name, list(islice(plain, len(images))), list(islice(augmented, len(images)))
+            )
             for name, images in by_class.items()
         ],
         left_out=len(record.classes) - len(shown),
         seen=drawn is not None,
         low=found.low,
         high=found.high,
+        policy=[step["name"].replace("_", " ") for step in train.get("augment") or []],
     )
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from pipeline import events, lineage, presets, registry, runs
+from pipeline import events, hardware, heads, lineage, own_model, presets, registry, runs, search
 from pipeline.config import Config, Effective
 from pipeline.errors import ConfigError, SafelightError
 from pipeline.ingest.scan import Scan
@@ -35,13 +35,24 @@ def prepare(workdir: Workdir, effective: Effective, scan: Scan) -> RunDir:
     """Writes the request of a new run of `scan`'s data; the workdir must be held.
 
     Raises:
-      SafelightError: there is too little disk for the job.
+      SafelightError: there is too little disk for the job, or no such devices as train.strategy
+        asks for.
     """
     _check_disk(workdir, scan)
+    hardware.check(effective.config.train)
     run_id = runs.new_run_id()
     run = RunDir(workdir.runs / run_id)
-    run.write_request(request(workdir, effective, scan, run_id))
+    asked = request(workdir, effective, scan, run_id)
+    run.write_request(asked)
+    keep_own_model(run, asked.config["train"]["model"])
     return run
+
+
+def keep_own_model(run: RunDir, name: str) -> None:
+    """Copies the source of train.model, if there is one, into the run's record."""
+    if name:
+        source = own_model.source(name)
+        shutil.copyfile(source, run.root / source.name)
 
 
 def request(
@@ -80,6 +91,7 @@ def request(
         lineage=of_run,
         inputs={
             "known_classes": list(inputs.known_classes),
+            "known_columns": dict(inputs.known_columns),
             "champion": inputs.champion_version,
             "champion_uri": inputs.champion_uri,
             "published": published,
@@ -92,8 +104,11 @@ def resolve(config: Config, scan: Scan) -> tuple[Config, list[str]]:
     """Returns the configuration with what was left open chosen from the data, and what was chosen.
 
     Raises:
-      ConfigError: no image's header could be read, so that its size has to be given.
+      ConfigError: no image's header could be read, so that its size has to be given; or
+        train.heads asks for columns of data that is no manifest; or the devices that
+        train.strategy asks for can't share a batch.
     """
+    heads.check_form(config, scan.form)
     size: int | None = config.transform.image_size
     channels: int | None = config.transform.channels
     if size is None or channels is None:
@@ -102,25 +117,34 @@ def resolve(config: Config, scan: Scan) -> tuple[Config, list[str]]:
                 f"The size of the images in {scan.data} can't be told from outside. "
                 "Give it: --set transform.image_size=64 --set transform.channels=3."
             )
-        likely_size, likely_channels, _ = presets.choose_input(*scan.majority)
-        size, channels = size or likely_size, channels or likely_channels
-    preset = config.train.preset or presets.choose(size, channels)
-    epochs = config.train.epochs or presets.get(preset).epochs
+        width, height, likely_channels = scan.majority
+        size = size or presets.choose_side(config.train, width, height)
+        channels = channels or likely_channels
+    train = presets.complete(
+        config.train,
+        image_size=size,
+        channels=channels,
+        normalize=config.transform.normalize,
+        choose_preset=not any(key in config.tune.space for key in search.NETWORKS),
+    )
     # Few images make few steps an epoch: smaller batches reach the same accuracy sooner.
     batch_size = config.train.batch_size or (32 if scan.files <= _FEW_IMAGES else 128)
     chosen: dict[str, dict[str, Any]] = {
         "transform": {"image_size": size, "channels": channels},
-        "train": {"preset": preset, "epochs": epochs, "batch_size": batch_size},
+        "train": {**dict(train), "batch_size": batch_size},
     }
     sections = {name: getattr(config, name) for name in chosen}
     said = [
         f"{name}.{key} = {value}"
         for name, keys in chosen.items()
         for key, value in keys.items()
-        if getattr(sections[name], key) is None
+        if getattr(sections[name], key) != value
     ]
     update = {name: section.model_copy(update=chosen[name]) for name, section in sections.items()}
-    return config.model_copy(update=update), said
+    resolved = config.model_copy(update=update)
+    hardware.check(resolved.train, here=False)
+    search.check_networks(resolved.tune, resolved.train, resolved.transform)
+    return resolved, said
 
 
 def execute(
@@ -171,7 +195,8 @@ def versions() -> dict[str, str]:
 
 
 def _worker_environment() -> dict[str, str]:
-    environment = dict(os.environ)
+    # Trainer's and Tuner's children take the GPUs; the worker and whatever else it starts may not.
+    environment = hardware.hidden()
     environment.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
     environment["TF_USE_LEGACY_KERAS"] = "0"
     return environment

@@ -40,11 +40,14 @@ class NodeRunner:
     def __init__(self, config: Config, request: Request, workdir: Workdir) -> None:
         given = graph.Given(
             data=request.data,
+            spans=tuple(request.spans),
             known_classes=tuple(request.inputs["known_classes"]),
+            known_columns=request.inputs.get("known_columns", {}),
             champion_uri=request.inputs["champion_uri"],
             lineage={
                 **request.lineage,
                 "known_classes": request.inputs["known_classes"],
+                "known_columns": request.inputs.get("known_columns", {}),
                 "champion": request.inputs["champion"],
             },
             artifacts=str(workdir.artifacts),

@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 
 from pipeline import events, runs
 from pipeline.config import Config
-from pipeline.errors import DataRefused, SafelightError, known_cause
+from pipeline.errors import DataRefused, NotBlessed, SafelightError, known_cause
 from pipeline.runs import Outcome, Request, Result, RunDir, Stage
 from pipeline.workdir import Workdir
 
@@ -69,8 +69,7 @@ class Execution:
         except Exception as error:  # noqa: BLE001 - whatever it is, the run ends with a result
             traceback.print_exc()
             known = known_cause(error)
-            outcome: Outcome = "invalid_data" if isinstance(known, DataRefused) else "failed"
-            return self._result(outcome, _reasons(known, error))
+            return self._result(_outcome(known), _reasons(known, error))
         return self._finished()
 
     def _run_nodes(self) -> None:
@@ -145,6 +144,13 @@ class Execution:
             return {}
         loaded: dict[str, Any] = json.loads((Path(uri) / name).read_text())
         return loaded
+
+
+def _outcome(known: SafelightError | None) -> Outcome:
+    if isinstance(known, DataRefused):
+        return "invalid_data"
+    # The registry refuses a blessed model too: what is served is pinned, or this was rolled back.
+    return "not_blessed" if isinstance(known, NotBlessed) else "failed"
 
 
 def _report(workdir: Workdir, run: RunDir, result: Result) -> None:

@@ -1,0 +1,170 @@
+"""`safelight gc`: frees the artifacts that nothing needs any more.
+
+Kept are those of the newest runs, of runs without an end, of every version that can be served
+again (current, pinned, older ones that were not rolled back), and of spans that can still be
+trained on. What goes is first renamed, so that no cache hit points at a half, then marked in ML
+Metadata, then deleted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline import console, registry, runs
+from pipeline.retrain.book import Book
+from pipeline.retrain.rounds import FOLDER
+from pipeline.runs import RunDir
+from pipeline.workdir import Workdir, open_workdir
+
+_GOING = ".going"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is freed: directories, and how many bytes that gives back."""
+
+    going: tuple[Path, ...]
+    kept: int
+    bytes: int
+
+
+def command(
+    workdir: Path, keep: int, dry_run: bool = False, wait: bool = False, as_json: bool = False
+) -> int:
+    """Frees what nothing needs, says how much that was, and returns the exit code.
+
+    Args:
+      workdir: a workdir.
+      keep: newest runs whose artifacts all stay.
+      dry_run: only say what would go.
+      wait: for the workdir, where somebody else holds it.
+      as_json: print one JSON object.
+
+    Raises:
+      Busy: a run holds the workdir.
+      SafelightError: ML Metadata can't be reached; then nothing has gone.
+    """
+    place = open_workdir(workdir, create=False)
+    with place.lock(wait):
+        found = plan(place, keep)
+        if not dry_run:
+            free(place, found)
+    if as_json:
+        facts = {"freed": [str(one) for one in found.going], "kept": found.kept}
+        sys.stdout.write(json.dumps({**facts, "bytes": found.bytes, "dry_run": dry_run}) + "\n")
+    else:
+        verb = "would go" if dry_run else "are gone"
+        console.stdout.print(
+            f"{len(found.going)} artifacts {verb} ({found.bytes / 1e6:.1f} MB); {found.kept} stay."
+        )
+    return 0
+
+
+def plan(workdir: Workdir, keep: int) -> Plan:
+    """Returns what would go; the workdir must be held."""
+    needed = needed_uris(workdir, keep)
+    going, kept = [], 0
+    for path in _artifacts(workdir.artifacts):
+        if str(path) in needed:
+            kept += 1
+        else:
+            going.append(path)
+    return Plan(tuple(going), kept, sum(_bytes(path) for path in going))
+
+
+def free(workdir: Workdir, found: Plan) -> None:
+    """Frees what the plan names, and what an earlier, interrupted call left behind."""
+    renamed = []
+    for path in found.going:
+        away = path.with_name(f".{path.name}{_GOING}")
+        path.rename(away)
+        renamed.append(away)
+    left = list(workdir.artifacts.glob(f"*/*/.*{_GOING}"))
+    if left:
+        _mark(workdir, left)
+    for path in left:
+        shutil.rmtree(path)
+
+
+def needed_uris(workdir: Workdir, keep: int) -> set[str]:
+    """Returns the artifacts that must stay."""
+    everything = list(runs.all_runs(workdir.runs))
+    names = {run.root.name for run in everything[-keep:]}
+    names |= {run.root.name for run in everything if not run.result.is_file()}
+    serving = workdir.root / "serving"
+    needed: set[str] = set()
+    for root in sorted(serving.iterdir()) if serving.is_dir() else []:
+        for entry in registry.read(root).entries:
+            if entry.status != "rolled_back":
+                names.add(entry.run_id)
+                needed.add(entry.model_uri)
+    for run in everything:
+        if run.root.name in names:
+            needed |= _uris(run)
+    return needed | _span_uris(workdir)
+
+
+def _uris(run: RunDir) -> set[str]:
+    return {uri for outputs in run.read_artifacts().values() for uri in outputs.values()}
+
+
+def _span_uris(workdir: Workdir) -> set[str]:
+    """Returns what was made of spans that a later window may hold."""
+    usable = {record.name for record in Book(workdir.root / FOLDER).usable()}
+    return {
+        str(path)
+        for path in _artifacts(workdir.artifacts)
+        if path.parts[-3].partition(".")[2] in usable
+    }
+
+
+def _artifacts(root: Path) -> Iterator[Path]:
+    """Yields <root>/<node>/<output>/<execution>."""
+    for path in sorted(root.glob("*/*/*")):
+        if path.name.isdecimal() and not path.parts[-2].startswith("."):
+            yield path
+
+
+def _bytes(path: Path) -> int:
+    """Returns what its deletion gives back: a file that another artifact links to gives nothing."""
+    total = 0
+    for folder, _, files in os.walk(path):
+        for name in files:
+            status = Path(folder, name).lstat()
+            total += status.st_size if status.st_nlink == 1 else 0
+    return total
+
+
+def _mark(workdir: Workdir, renamed: list[Path]) -> None:
+    """Marks the artifacts as deleted in ML Metadata, where it knows them."""
+    from ml_metadata import metadata_store
+    from ml_metadata.proto import metadata_store_pb2
+
+    from pipeline.runners.metadata import connection_config
+
+    store = metadata_store.MetadataStore(
+        connection_config(_metadata_url(workdir), workdir.metadata)
+    )
+    gone = []
+    for path in renamed:
+        uri = path.with_name(path.name.removeprefix(".").removesuffix(_GOING))
+        for artifact in store.get_artifacts_by_uri(str(uri)):
+            artifact.state = metadata_store_pb2.Artifact.DELETED
+            gone.append(artifact)
+    if gone:
+        store.put_artifacts(gone)
+
+
+def _metadata_url(workdir: Workdir) -> str:
+    """Returns where the newest run kept its metadata; "" for the workdir's own file."""
+    newest = list(runs.all_runs(workdir.runs))[-1:]
+    if not newest:
+        return ""
+    url: str = newest[0].read_request().config["metadata"]["url"]
+    return url

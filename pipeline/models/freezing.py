@@ -1,0 +1,68 @@
+"""Which of a model's layers a phase trains."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import keras
+
+from pipeline import phases
+from pipeline.errors import ConfigError, did_you_mean
+from pipeline.models import pretrained
+from pipeline.models.feature_vector import FeatureVector
+
+
+def unfreeze(model: keras.Model, what: str, *, keep_statistics: bool = False) -> None:
+    """Sets which layers are trained; the heads and what stands before them always are.
+
+    Args:
+      model: of `models.build`.
+      what: `none`, `all`, a share such as `20%` of the backbone's layers that have weights, from
+        its top, or the name of its first layer to train.
+      keep_statistics: batch normalizations stay frozen, whatever is trained: Keras then runs them
+        as in inference, with the statistics of the data that the weights come from.
+
+    Raises:
+      ConfigError: there is no such layer, or nothing that could be frozen.
+    """
+    backbone = pretrained.find(model)
+    if backbone is None:
+        if what != phases.ALL:
+            raise ConfigError(
+                f"train.phases unfreezes {what!r}, but this network has no backbone. Leave "
+                "unfreeze out; or, in a function of your own, return a Keras model."
+            )
+        return
+    first = 0 if what in (phases.ALL, phases.NONE) else _first(backbone, what)
+    backbone.trainable = what != phases.NONE
+    if isinstance(backbone, FeatureVector):
+        return
+    for layer in backbone.layers[:first]:
+        layer.trainable = False
+    if keep_statistics:
+        for layer in _every(backbone):
+            if isinstance(layer, keras.layers.BatchNormalization):
+                layer.trainable = False
+
+
+def _every(network: keras.Model) -> Iterator[keras.layers.Layer]:
+    for layer in network.layers:
+        yield layer
+        if isinstance(layer, keras.Model):
+            yield from _every(layer)
+
+
+def _first(backbone: keras.Model, what: str) -> int:
+    """Returns the index of the first layer that is trained."""
+    share = phases.share(what)
+    if share is not None:
+        weighted = [index for index, layer in enumerate(backbone.layers) if layer.weights]
+        return weighted[-max(1, math.ceil(share * len(weighted)))]
+    names = [layer.name for layer in backbone.layers]
+    if what not in names:
+        raise ConfigError(
+            f"train.phases unfreezes from {what!r}, but the backbone has no layer of that name."
+            f"{did_you_mean(what, names)} none, all and a share such as 20% are known too."
+        )
+    return names.index(what)

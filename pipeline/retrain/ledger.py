@@ -1,0 +1,83 @@
+"""Every decision, yes or no, with its reasons and numbers: `retrain/ledger.jsonl` in the workdir.
+
+    {"t": seconds since 1970, "kind": "decision", "due", "held", "findings", "notes", "window"}
+    {"t", "kind": "attempt", "run_id"}     a training begins
+    {"t", "kind": "outcome", "run_id", "outcome", "version", "reasons"}
+    {"t", "kind": "quarantine", "span", "revision", "reason"}
+    {"t", "kind": "unread", "span", "reason"}         a span that could not be read this time
+    {"t", "kind": "monitor", "version", "reason"}     an alarm of `safelight monitor`
+    {"t", "kind": "rollback"|"pin"|"unpin", "version", "by", "why"}
+
+Lines are appended and never changed. A line cut short by a power failure is passed over.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pipeline.retrain.budget import Attempt
+
+FILE = "ledger.jsonl"
+_FAILED = frozenset({"failed"})
+
+
+class Ledger:
+    """The decisions of one workdir."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / FILE
+
+    def add(self, now: float, kind: str, **fields: Any) -> None:
+        """Appends a line, and waits until the disk holds it."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        line = json.dumps({"t": round(now, 3), "kind": kind, **fields}, ensure_ascii=False)
+        with open(self._path, "ab+") as file:
+            # A line that a dying process left half-written stays by itself.
+            if file.seek(0, os.SEEK_END) and not self._ends_whole(file):
+                file.write(b"\n")
+            file.write(line.encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def read(self) -> Iterator[dict[str, Any]]:
+        """Yields the lines, oldest first."""
+        if not self._path.is_file():
+            return
+        with open(self._path, "rb") as file:
+            for line in file:
+                try:
+                    entry = json.loads(line)
+                except ValueError:
+                    continue
+                if isinstance(entry, dict) and "kind" in entry and "t" in entry:
+                    yield entry
+
+    def attempts(self) -> list[Attempt]:
+        """Returns the trainings in the order in which they began; one without an end failed."""
+        outcomes: dict[str, str] = {}
+        began: list[tuple[str, float]] = []
+        for entry in self.read():
+            if entry["kind"] == "attempt":
+                began.append((entry["run_id"], entry["t"]))
+            elif entry["kind"] == "outcome":
+                outcomes[entry["run_id"]] = entry["outcome"]
+        return [
+            Attempt(at, failed=outcomes.get(run_id, "failed") in _FAILED) for run_id, at in began
+        ]
+
+    def last(self, kind: str) -> dict[str, Any] | None:
+        """Returns the newest line of a kind, or None."""
+        found = None
+        for entry in self.read():
+            if entry["kind"] == kind:
+                found = entry
+        return found
+
+    @staticmethod
+    def _ends_whole(file: Any) -> bool:
+        file.seek(-1, os.SEEK_END)
+        return bool(file.read(1) == b"\n")

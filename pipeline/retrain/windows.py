@@ -1,0 +1,84 @@
+"""Which spans a run trains on: resolved to an explicit list before the run begins."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from pipeline import fingerprint
+from pipeline.config import Retrain
+from pipeline.errors import UsageError
+from pipeline.ingest.scan import Scan
+from pipeline.retrain.book import Record
+
+GOLDEN = "golden"
+
+
+@dataclass(frozen=True)
+class Member:
+    """A span of a window, as a run's request and the graph have it.
+
+    `golden`: all its images judge, and none trains. `judged`: its test images judge.
+    """
+
+    name: str
+    path: str
+    fingerprint: str
+    golden: bool = False
+    judged: bool = True
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns JSON-serializable values."""
+        return asdict(self)
+
+
+def resolve(usable: Sequence[Record], options: Retrain) -> list[Record]:
+    """Returns the spans that the options choose from the usable ones, by number.
+
+    Raises:
+      UsageError: the list names a span that is not there or is in quarantine.
+    """
+    if options.window == "all":
+        return list(usable)
+    if options.window == "rolling":
+        return list(usable[-options.rolling :])
+    known = {record.number: record for record in usable}
+    missing = [number for number in options.spans if number not in known]
+    if missing:
+        raise UsageError(
+            f"retrain.spans names {', '.join(map(str, missing))}, which is not complete, in "
+            f"quarantine or not there. There is: {', '.join(map(str, known)) or 'none'}."
+        )
+    return [known[number] for number in sorted(set(options.spans))]
+
+
+def members(window: Sequence[Record], golden: Scan | None) -> list[Member]:
+    """Returns the window as a run is given it: the newest span and the golden set judge."""
+    newest = max(record.number for record in window)
+    found = [
+        Member(one.name, one.path, one.fingerprint, judged=one.number == newest) for one in window
+    ]
+    if golden is not None:
+        found.append(Member(GOLDEN, golden.data, golden.fingerprint, golden=True))
+    return found
+
+
+def scan_of(root: str, window: Sequence[Record], golden: Scan | None) -> Scan:
+    """Returns one scan for the whole window, whose fingerprint is that of the explicit list."""
+    scans = [Scan.from_dict(record.scan) for record in window]
+    everything = [*scans, *([golden] if golden else [])]
+    newest = scans[-1]
+    per_class: dict[str, int] = {}
+    for one in scans:
+        for label, count in one.per_class.items():
+            per_class[label] = per_class.get(label, 0) + count
+    values = newest.to_dict() | {
+        "data": root,
+        "classes": sorted({name for one in scans for name in one.classes or ()}) or None,
+        "per_class": dict(sorted(per_class.items())),
+        "files": sum(one.files for one in everything),
+        "bytes": sum(one.bytes for one in everything),
+        "fingerprint": fingerprint.of_value([one.to_dict() for one in members(window, golden)]),
+    }
+    return Scan.from_dict(values)

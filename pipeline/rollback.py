@@ -1,0 +1,135 @@
+"""`safelight rollback`, `pin` and `unpin`: what an operator decides about what is served."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+from pipeline import console, registry
+from pipeline.errors import UsageError, bounded
+from pipeline.registry import Registry
+from pipeline.retrain.book import Book
+from pipeline.retrain.ledger import Ledger
+from pipeline.retrain.rounds import FOLDER
+from pipeline.workdir import Workdir, open_workdir
+
+
+def rollback(
+    workdir: Path,
+    reason: str,
+    to: int | None = None,
+    quarantine: int | None = None,
+    model: str | None = None,
+    wait: bool = False,
+    as_json: bool = False,
+) -> int:
+    """Serves an older model again, and returns the exit code.
+
+    Args:
+      workdir: where the model is served from.
+      reason: why.
+      to: a version; by default the newest good one before the current.
+      quarantine: the number of the span that caused it, never to be trained on again.
+      model: its name, where there are several.
+      wait: for the workdir, where somebody else holds it.
+      as_json: print the new entry as one JSON object.
+
+    Raises:
+      UsageError: no reason, no such version or span, or nothing to go back to.
+      NotBlessed: what is served is pinned.
+      Busy: somebody else holds the workdir.
+    """
+    _check_reason(reason)
+    with _opened(workdir, model, wait) as (place, serving):
+        book = Book(place.root / FOLDER)
+        span = None if quarantine is None else book.find(quarantine)
+        entry = serving.rollback(operator(), reason, to)
+        ledger = Ledger(place.root / FOLDER)
+        ledger.add(
+            time.time(), "rollback", version=entry.version, by=entry.by, why=reason,
+            restores=entry.restores, rolls_back=entry.rolls_back,
+        )  # fmt: skip
+        if span is not None:
+            book.quarantine(span, f"rolled back: {reason}")
+            ledger.add(
+                time.time(), "quarantine", span=span.number, revision=span.revision, reason=reason
+            )
+    if as_json:
+        sys.stdout.write(json.dumps(asdict(entry)) + "\n")
+    else:
+        console.stdout.print(
+            f"Version {entry.version} is served: the model of version {entry.restores}. "
+            f"Version {entry.rolls_back} will not come back."
+        )
+        if span is not None:
+            console.stdout.print(f"Span {span.number} is in quarantine.")
+    return 0
+
+
+def pin(workdir: Path, reason: str, model: str | None = None, wait: bool = False) -> int:
+    """Holds what is served against pushes and rollbacks; the arguments are `rollback`'s."""
+    _check_reason(reason)
+    with _opened(workdir, model, wait) as (place, serving):
+        pinned = serving.pin(operator(), reason)
+        Ledger(place.root / FOLDER).add(
+            time.time(), "pin", version=pinned.version, by=pinned.by, why=reason
+        )
+    console.stdout.print(f"Version {pinned.version} is pinned until: safelight unpin")
+    return 0
+
+
+def unpin(workdir: Path, model: str | None = None, wait: bool = False) -> int:
+    """Takes the pin away; the arguments are `rollback`'s."""
+    with _opened(workdir, model, wait) as (place, serving):
+        pinned = serving.unpin()
+        if pinned is not None:
+            Ledger(place.root / FOLDER).add(
+                time.time(), "unpin", version=pinned.version, by=operator(), why=pinned.why
+            )
+    said = "Nothing was pinned." if pinned is None else f"Version {pinned.version} is free again."
+    console.stdout.print(said)
+    return 0
+
+
+def operator() -> str:
+    """Returns the name of who runs the command."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        return f"user {os.getuid()}"
+
+
+def model_root(workdir: Workdir, model: str | None) -> Path:
+    """Returns the serving directory of a model, by default the only one.
+
+    Raises:
+      UsageError: there is none, or several and none is named.
+    """
+    folder = workdir.root / "serving"
+    names = sorted(one.name for one in folder.iterdir()) if folder.is_dir() else []
+    if model is None and len(names) == 1:
+        return folder / names[0]
+    if model in names:
+        return folder / str(model)
+    if not names:
+        raise UsageError(f"Nothing has been pushed to {workdir.root} yet.")
+    raise UsageError(f"Name the model with --model-name. There is: {bounded(names, limit=20)}.")
+
+
+@contextmanager
+def _opened(workdir: Path, model: str | None, wait: bool) -> Iterator[tuple[Workdir, Registry]]:
+    place = open_workdir(workdir, create=False)
+    with place.lock(wait):
+        yield place, registry.open(model_root(place, model))
+
+
+def _check_reason(reason: str) -> None:
+    if not reason.strip():
+        raise UsageError('A reason is needed, for whoever asks later: --reason "blurred images".')

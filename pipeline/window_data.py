@@ -1,0 +1,240 @@
+"""A window of spans as one set of examples: linked, not copied, and one report of them all."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline import events
+from pipeline.errors import DataRefused
+from pipeline.features import SPLITS, TEST
+
+_TABLES = ("images.parquet", "quarantine.parquet", "duplicates.parquet")
+_COUNTED = ("quarantined", "duplicates", "split_duplicates", "group_straddles", "files", "bytes")
+_TALLIED = ("quarantine_reasons", "converted")
+
+
+@dataclass(frozen=True)
+class Part:
+    """One span of the window: what ingest wrote of it, and its part in the window.
+
+    `golden`: all its images judge. `judged`: its test images judge; those of other spans are left
+    out, and are seen by no training either.
+    """
+
+    name: str
+    fingerprint: str
+    golden: bool
+    judged: bool
+    examples: Path
+    report: Path
+
+    def splits(self) -> dict[str, tuple[str, ...]]:
+        """Returns, for each split of the window, the splits of this span that go into it."""
+        if self.golden:
+            return {TEST: SPLITS}
+        return {split: (split,) for split in SPLITS if split != TEST or self.judged}
+
+    def summary(self) -> dict[str, Any]:
+        """Returns the span's summary.json."""
+        loaded: dict[str, Any] = json.loads((self.report / "summary.json").read_text("utf-8"))
+        return loaded
+
+
+def check(parts: Sequence[Part]) -> None:
+    """Checks that what ingest read is what the window was resolved to.
+
+    Raises:
+      DataRefused: a span's files changed between the decision and the reading.
+    """
+    for part in parts:
+        read = part.summary()["fingerprint"]
+        if read != part.fingerprint:
+            raise DataRefused(
+                f"{part.name} changed while it was read: expected fingerprint "
+                f"{part.fingerprint[:16]}, read {read[:16]}. What is there now is a new revision: "
+                "leave it alone until the next `safelight retrain` takes it."
+            )
+
+
+def link(parts: Sequence[Part], examples: Path) -> None:
+    """Links each split's TFRecords into `examples`, numbered anew.
+
+    A file system without hard links gets copies.
+    """
+    for split in SPLITS:
+        files = [
+            file
+            for part in parts
+            for source in part.splits().get(split, ())
+            for file in sorted((part.examples / f"Split-{source}").glob("data_tfrecord-*"))
+        ]
+        folder = examples / f"Split-{split}"
+        folder.mkdir(parents=True)
+        for number, file in enumerate(files):
+            target = folder / f"data_tfrecord-{number:05d}-of-{len(files):05d}"
+            try:
+                os.link(file, target)
+            except OSError:
+                shutil.copyfile(file, target)
+
+
+def write_report(
+    parts: Sequence[Part],
+    known_classes: Sequence[str],
+    known_columns: Mapping[str, Sequence[str]],
+    fingerprint: str,
+    report: Path,
+) -> dict[str, Any]:
+    """Writes the window's ingest report, and returns its summary.
+
+    Args:
+      parts: the window.
+      known_classes: names whose order is kept; new ones follow by name.
+      known_columns: the same for the columns of further heads.
+      fingerprint: of the window.
+      report: an empty folder.
+
+    Raises:
+      DataRefused: no image judges, or none trains.
+    """
+    summaries = [part.summary() for part in parts]
+    for name in _TABLES:
+        _write_table(name, parts, report)
+    per_class = _per_class(parts, summaries, known_classes)
+    summary = {
+        **summaries[0],
+        "fingerprint": fingerprint,
+        "data": os.path.commonpath([str(one["data"]) for one in summaries]),
+        "classes": list(per_class),
+        "per_class": per_class,
+        "examples": {
+            split: sum(counts[split] for counts in per_class.values()) for split in SPLITS
+        },
+        **{key: sum(one.get(key, 0) for one in summaries) for key in _COUNTED},
+        **{key: _tally(key, summaries) for key in _TALLIED},
+        "ignored": [name for one in summaries for name in one["ignored"]][:20],
+        "ignored_count": sum(one["ignored_count"] for one in summaries),
+        "spans": [
+            {"name": part.name, "fingerprint": part.fingerprint, "golden": part.golden,
+             "judged": part.judged, "examples": one["examples"]}
+            for part, one in zip(parts, summaries, strict=True)
+        ],
+    }  # fmt: skip
+    columns = _columns(summaries, known_columns)
+    if columns:
+        summary["class_columns"] = columns
+    text = json.dumps(summary, indent=2, ensure_ascii=False)
+    (report / "summary.json").write_text(text + "\n", encoding="utf-8")
+    empty = [split for split, count in summary["examples"].items() if not count]
+    if empty:
+        raise DataRefused(
+            f"The window of {len(parts)} spans has no image in {', '.join(empty)}. "
+            "Add images to the newest span, or take more spans: retrain.window."
+        )
+    _warn_of_golden(parts)
+    return summary
+
+
+def _per_class(
+    parts: Sequence[Part], summaries: Sequence[dict[str, Any]], known: Sequence[str]
+) -> dict[str, dict[str, int]]:
+    """Counts images by class, in class order, and by the window's splits."""
+    counts: dict[str, Counter[str]] = {name: Counter() for name in known}
+    found = sorted({name for one in summaries for name in one["per_class"]} - set(known))
+    counts.update((name, Counter()) for name in found)
+    for part, summary in zip(parts, summaries, strict=True):
+        for split, sources in part.splits().items():
+            for name, images in summary["per_class"].items():
+                counts[name][split] += sum(images[source] for source in sources)
+    return {
+        name: {split: images[split] for split in SPLITS}
+        for name, images in counts.items()
+        if name in known or any(images.values())
+    }
+
+
+def _tally(key: str, summaries: Sequence[dict[str, Any]]) -> dict[str, int]:
+    total: Counter[str] = Counter()
+    for summary in summaries:
+        total.update(summary[key])
+    return dict(sorted(total.items()))
+
+
+def _columns(
+    summaries: Sequence[dict[str, Any]], known: Mapping[str, Sequence[str]]
+) -> dict[str, list[str]]:
+    found: dict[str, set[str]] = {}
+    for summary in summaries:
+        for column, names in summary.get("class_columns", {}).items():
+            found.setdefault(column, set()).update(names)
+    return {
+        column: [*known.get(column, ()), *sorted(names - set(known.get(column, ())))]
+        for column, names in found.items()
+    }
+
+
+def _write_table(name: str, parts: Sequence[Part], report: Path) -> None:
+    """Puts the spans' rows behind each other; images go by the window's splits."""
+    tables = []
+    for part in parts:
+        file = part.report / name
+        if not file.is_file():
+            continue
+        table = pq.read_table(file)
+        if name == "images.parquet":
+            table = _by_window_split(table, part)
+        tables.append(table)
+    if tables:
+        schema = pa.unify_schemas([table.schema for table in tables])
+        pq.write_table(pa.concat_tables([_as(table, schema) for table in tables]), report / name)
+
+
+def _as(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Returns the table with all of the schema's columns; one that it lacks is null."""
+    columns = [
+        table[field.name].cast(field.type)
+        if field.name in table.column_names
+        else pa.nulls(table.num_rows, field.type)
+        for field in schema
+    ]
+    return pa.table(columns, schema=schema)
+
+
+def _by_window_split(table: pa.Table, part: Part) -> pa.Table:
+    target = {source: split for split, sources in part.splits().items() for source in sources}
+    splits = [target.get(name) for name in table["split"].to_pylist()]
+    position = table.schema.get_field_index("split")
+    table = table.set_column(position, "split", pa.array(splits, pa.string()))
+    return table.filter(pa.array([split is not None for split in splits]))
+
+
+def _warn_of_golden(parts: Sequence[Part]) -> None:
+    """Says how many golden images also train: what they judge is then too kind."""
+    golden: set[str] = set()
+    for part in parts:
+        if part.golden:
+            golden.update(_hashes(part))
+    if not golden:
+        return
+    shared = {one for part in parts if not part.golden for one in _hashes(part)} & golden
+    if shared:
+        events.warn(
+            f"{len(shared)} of {len(golden)} images of the golden set also stand in spans: what it "
+            "says of the model is too kind. Take them out of the spans."
+        )
+
+
+def _hashes(part: Part) -> list[str]:
+    table = pq.read_table(part.report / "images.parquet", columns=["sha256"])
+    hashes: list[str] = table["sha256"].to_pylist()
+    return hashes

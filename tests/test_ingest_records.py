@@ -1,0 +1,80 @@
+"""TFRecords of other pipelines: their framing, their wire format, and damage."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.config import Ingest
+from pipeline.ingest import records, wire
+from pipeline.ingest.scan import scan
+from tests.framing import framed, record
+from tests.listed import look, problems, put
+
+
+def test_records_are_indexed_by_their_framing(tmp_path):
+    first, second = framed(record("red", 1)), framed(record("blue", 2))
+    put(tmp_path / "train-00000-of-00002", first + second)
+    put(tmp_path / "validation-00000-of-00001.gz", gzip.compress(first))
+    put(tmp_path / "notes.txt", b"stray")
+    found = look(tmp_path)
+    assert found.form == "tfrecords"
+    assert [(entry.path, entry.offset, entry.split) for entry in found.entries] == [
+        (b"train-00000-of-00002", 0, "train"),
+        (b"train-00000-of-00002", len(first), "train"),
+        (b"validation-00000-of-00001.gz", 0, "eval"),
+    ]
+    assert found.ignored.names == ["notes.txt"]
+    assert scan(str(tmp_path), Ingest()).classes is None
+
+
+def test_damaged_record_files_keep_what_is_whole(tmp_path):
+    whole = framed(record("red", 1))
+    put(tmp_path / "cut.tfrecord", whole + whole[:-7])
+    put(tmp_path / "garbage.tfrecord", whole + b"x" * 100)
+    put(tmp_path / "packed.tfrecord.gz", gzip.compress(whole)[:-20])
+    put(tmp_path / "good.tfrecords", whole)
+    found = look(tmp_path)
+    assert sorted(entry.path for entry in found.entries) == [
+        b"cut.tfrecord",
+        b"garbage.tfrecord",
+        b"good.tfrecords",
+    ]
+    assert problems(found) == {
+        "cut.tfrecord": "truncated",
+        "garbage.tfrecord": "unreadable",
+        "packed.tfrecord.gz": "truncated",
+    }
+
+
+def test_checksums_are_those_of_tensorflow():
+    assert records.crc32c(b"123456789") == 0xE3069283  # the check value of CRC-32C
+    assert records.fast_crc32c(b"123456789") in (None, 0xE3069283)
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.binary(max_size=200))
+def test_any_bytes_parse_as_an_example_or_are_refused(data):
+    with contextlib.suppress(wire.WireError):
+        wire.unpack(data)
+
+
+def test_the_wire_format_is_tensorflows():
+    import tensorflow as tf
+
+    features = {
+        "b": [b"", b"\xff" * 300],
+        "i": [0, 1, -1, 2**63 - 1, -(2**63)],
+        "f": [0.5, -1.25],
+        "none": [],
+    }
+    data = wire.pack(features)
+    example = tf.train.Example.FromString(data)
+    assert list(example.features.feature["b"].bytes_list.value) == features["b"]
+    assert list(example.features.feature["i"].int64_list.value) == features["i"]
+    assert list(example.features.feature["f"].float_list.value) == features["f"]
+    assert wire.unpack(data) == features
+    assert wire.unpack(example.SerializeToString()) == features

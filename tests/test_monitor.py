@@ -1,0 +1,166 @@
+"""Monitoring: real request logs against what a model was trained and judged on."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from pipeline import images, monitor, registry
+from pipeline.client import Prediction
+from pipeline.config import Monitor
+from pipeline.errors import SafelightError, UsageError
+from pipeline.features import FLOAT_FACTS
+from pipeline.request_log import RequestLog
+from pipeline.retrain.ledger import Ledger
+from pipeline.runs import RunDir, write_json
+from pipeline.workdir import open_workdir
+from tests import made
+from tests.test_registry import FIRST, export
+
+CLASSES = ("blue", "red")
+OPTIONS = ("monitor.min_requests=20",)
+
+
+def encoded(label: str, number: int, light: float = 1.0) -> bytes:
+    pixels = np.asarray(made.picture(label, number), np.float64) * light
+    out = io.BytesIO()
+    Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(out, "PNG")
+    return out.getvalue()
+
+
+def write_log(path: Path, labels: list[str], light: float = 1.0, score: float = 0.9) -> Path:
+    """Logs an answered request for each label, as the client does."""
+    log = RequestLog(path, keep_images=True)
+    for number, label in enumerate(labels):
+        mine = min(0.99, score + number / 1000)
+        shares = {name: mine if name == label else 1 - mine for name in CLASSES}
+        answer = Prediction(label=label, score=mine, probabilities=shares)
+        log.write("model", 1, [images.prepare(encoded(label, 500 + number, light))], [answer], 0.01)
+    return path
+
+
+@pytest.fixture
+def place(tmp_path):
+    """A workdir with the artifacts of the run that its served model is from."""
+    workdir = open_workdir(tmp_path / "work")
+    registry.open(workdir.serving("model")).publish(export(tmp_path / "e"), FIRST)
+    report, answers = workdir.artifacts / "report", workdir.artifacts / "answers"
+    report.mkdir(parents=True)
+    answers.mkdir()
+    facts = [
+        images.facts(images.prepare(encoded(label, number)).pixels)
+        for label in CLASSES
+        for number in range(40)
+    ]
+    columns = {name: [getattr(fact, name) for fact in facts] for name in FLOAT_FACTS}
+    pq.write_table(pa.table({"split": ["train"] * 80, **columns}), report / "images.parquet")
+    schema = pa.schema(
+        [
+            ("id", pa.binary()),
+            ("split", pa.string()),
+            ("label", pa.string()),
+            ("predicted", pa.string()),
+            ("probabilities", pa.list_(pa.float32())),
+        ],
+        metadata={"classes": json.dumps(CLASSES), "model": "f1"},
+    )
+    labels = [*CLASSES] * 20
+    shares = [[0.9, 0.1] if name == "blue" else [0.1, 0.9] for name in labels]
+    ids = [str(number).encode() for number in range(40)]
+    table = pa.table([ids, ["test"] * 40, labels, labels, shares], schema=schema)
+    pq.write_table(table, answers / "predictions.parquet")
+    run = RunDir(workdir.runs / "r1")
+    run.root.mkdir(parents=True)
+    made_by = {
+        "ImageExampleGen": {"ingest_report": str(report)},
+        "Predictor": {"predictions": str(answers)},
+    }
+    write_json(run.artifacts, made_by)
+    return workdir
+
+
+def watched(place, log: Path, capsys, **options) -> dict:
+    monitor.command([log], place.root, overrides=OPTIONS, as_json=True, **options)
+    return json.loads(capsys.readouterr().out)
+
+
+def alarms(found: dict) -> set[str]:
+    return {figure["name"] for figure in found["figures"] if figure["alarm"]}
+
+
+def test_requests_like_training_raise_no_alarm(place, tmp_path, capsys):
+    found = watched(place, write_log(tmp_path / "log", [*CLASSES] * 30), capsys)
+    assert (found["requests"], found["version"]) == (60, 1)
+    assert alarms(found) == set(), found
+    assert Ledger(place.root / "retrain").last("monitor") is None
+
+
+def test_darker_images_raise_an_alarm_that_the_policy_sees(place, tmp_path, capsys):
+    found = watched(place, write_log(tmp_path / "log", [*CLASSES] * 30, light=0.4), capsys)
+    assert "input brightness" in alarms(found)
+    line = Ledger(place.root / "retrain").last("monitor")
+    assert line is not None and "Brightness" in line["reason"] and line["version"] == 1
+
+
+def test_other_classes_and_lower_scores(place, tmp_path, capsys):
+    labels = ["red"] * 40 + ["blue"] * 10
+    found = watched(place, write_log(tmp_path / "log", labels, score=0.6), capsys)
+    assert {"predicted classes", "score"} <= alarms(found)
+
+
+def test_few_requests_tell_nothing(place, tmp_path, capsys):
+    found = watched(place, write_log(tmp_path / "log", ["red"] * 10), capsys)
+    assert found["figures"] == [] and "min_requests" in found["said"]
+
+
+def test_what_to_label_next(place, tmp_path, capsys):
+    log = write_log(tmp_path / "log", [*CLASSES] * 15, score=0.6)
+    log.write_text(log.read_text() + log.read_text())  # asked twice
+    target = tmp_path / "next.csv"
+    found = watched(place, log, capsys, manifest=target)
+    assert found["manifest"] == str(target)
+    rows = list(csv.DictReader(target.open()))
+    margins = [float(row["margin"]) for row in rows]
+    assert len(rows) == 30 and margins == sorted(margins)
+    with Image.open(tmp_path / rows[0]["path"]) as image:
+        assert image.size == (32, 32)
+    monitor.write_manifest(target, [json.loads(line) for line in log.open()], most=3)
+    assert len(list(csv.DictReader(target.open()))) == 3
+
+
+def test_logs_that_say_nothing_of_this_model(place, tmp_path, capsys):
+    log = write_log(tmp_path / "log", ["red"] * 3)
+    other = tmp_path / "other"
+    other.write_text("not JSON\n" + log.read_text().replace('"version": 1', '"version": 7'))
+    with pytest.raises(UsageError, match=r"no request to the model 'model'.*4 other lines"):
+        watched(place, other, capsys)
+    with pytest.raises(UsageError, match="can't be read"):
+        watched(place, tmp_path / "gone", capsys)
+
+
+def test_a_run_whose_artifacts_are_gone(place, tmp_path, capsys):
+    log = write_log(tmp_path / "log", ["red"] * 30)
+    (place.artifacts / "report" / "images.parquet").unlink()
+    with pytest.raises(SafelightError, match="is gone"):
+        watched(place, log, capsys)
+
+
+def test_divergence_and_shift():
+    rng = np.random.default_rng(0)
+    one, other = rng.normal(0, 1, 5000), rng.normal(0, 1, 5000)
+    assert monitor.divergence(one, other) < 0.01
+    assert monitor.divergence(one + 10, other) > 0.6
+    # A constant fact, as aspect ratio often is.
+    assert monitor.divergence(np.ones(9), np.ones(7)) == 0
+    assert monitor.divergence(np.full(9, 2.0), np.ones(7)) == 1
+    assert monitor.class_shift({"a": 9, "b": 1}, {"a": 5, "b": 5}) == pytest.approx(0.4)
+    assert monitor.class_shift({"new": 4}, {"a": 5}) == 1
+    assert Monitor().min_requests == 200

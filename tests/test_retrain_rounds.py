@@ -1,0 +1,286 @@
+"""Rounds without a training: what is taken, held back, recorded; and what an operator decides."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pipeline import config, registry, rollback
+from pipeline.errors import Busy, NotBlessed, UsageError
+from pipeline.retrain import command
+from pipeline.retrain.book import Book
+from pipeline.retrain.ledger import Ledger
+from pipeline.retrain.rounds import Rounds
+from pipeline.runs import Result, RunDir, new_run_id
+from pipeline.workdir import open_workdir
+from tests import made
+from tests.test_registry import FIRST, export
+
+COUNTS = {"blue": 4, "red": 4}
+HELD = ("retrain.new_spans=0", "retrain.max_age_days=0")
+
+
+@pytest.fixture
+def place(tmp_path):
+    """A workdir whose served version is of now; no training is due in it."""
+    workdir = open_workdir(tmp_path / "work")
+    registry.open(workdir.serving("model")).publish(export(tmp_path / "export"), FIRST)
+    return workdir
+
+
+def rounds(workdir, root: Path, *overrides: str, clock=time.time) -> Rounds:
+    effective = config.load(overrides=[*HELD, *overrides])
+    return Rounds(workdir, root, effective, lambda event: None, clock)
+
+
+def look(one: Rounds, **options):
+    with one.workdir.lock() as lock:
+        return one.round(lock, **options)
+
+
+def span(root: Path, number: int, complete: bool = True) -> Path:
+    folder = made.class_folders(root / f"span-{number}", COUNTS)
+    if complete:
+        (folder / "_SUCCESS").touch()
+    return folder
+
+
+def take(one: Rounds) -> Book:
+    """Takes the spans into the book, without the processes that look into them."""
+    with one.workdir.lock():
+        one._take(Book(one.folder))
+    return Book(one.folder)
+
+
+def kinds(workdir) -> list[str]:
+    return [line["kind"] for line in Ledger(workdir.root / "retrain").read()]
+
+
+def test_nothing_there_is_nothing_due_and_recorded(tmp_path):
+    workdir = open_workdir(tmp_path / "work")
+    (tmp_path / "data").mkdir()
+    done = look(rounds(workdir, tmp_path / "data"))
+    assert not done.decision.due and done.result is None
+    assert kinds(workdir) == ["decision"]
+
+
+def test_dry_run_trains_and_records_nothing(tmp_path):
+    workdir = open_workdir(tmp_path / "work")
+    span(tmp_path / "data", 1)
+    done = look(rounds(workdir, tmp_path / "data"), dry_run=True)
+    assert done.decision.due and done.window == ("span-1-r1",) and done.result is None
+    assert kinds(workdir) == [] and not workdir.runs.exists()
+
+
+def test_a_span_waits_until_it_is_complete(tmp_path):
+    workdir, data = open_workdir(tmp_path / "work"), tmp_path / "data"
+    folder = span(data, 1, complete=False)
+    now = time.time()
+    one = rounds(workdir, data, "retrain.settle_minutes=5", clock=lambda: now)
+    assert look(one, dry_run=True).waiting == ("span-1 is not complete yet",)
+    now += 400
+    assert look(one, dry_run=True).waiting == ()
+    assert [record.number for record in Book(workdir.root / "retrain").latest()] == [1]
+    # Changed later: another revision, once that has settled.
+    made.picture("red", 50).save(folder / "red" / "late.png")
+    assert look(one, dry_run=True).decision.due
+    assert Book(workdir.root / "retrain").find(1).revision == 2
+
+
+def test_half_a_span_waits_and_a_whole_one_that_is_broken_is_put_aside(tmp_path):
+    workdir, data = open_workdir(tmp_path / "work"), tmp_path / "data"
+    (data / "span-1" / "red").mkdir(parents=True)
+    now = time.time() + 1
+    one = rounds(workdir, data, clock=lambda: now)
+    assert len(look(one).waiting) == 1
+    (data / "span-1" / "_SUCCESS").touch()
+    assert look(one).waiting == ()
+    record = Book(workdir.root / "retrain").find(1)
+    assert record.state == "quarantined" and "image" in record.reason
+    look(one)
+    assert kinds(workdir).count("quarantine") == 1
+    # Mended, it is taken.
+    span(data, 1)
+    assert look(one, dry_run=True).window == ("span-1-r2",)
+
+
+def test_a_deleted_span_is_no_error(tmp_path):
+    workdir, data = open_workdir(tmp_path / "work"), tmp_path / "data"
+    span(data, 1)
+    span(data, 2)
+    one = rounds(workdir, data)
+    look(one, dry_run=True)
+    shutil.rmtree(data / "span-2")
+    assert look(one, dry_run=True).waiting == ()
+
+
+def test_a_pin_and_the_budget_hold_a_training_back(tmp_path, place):
+    data = tmp_path / "data"
+    span(data, 1)
+    one = rounds(place, data, "retrain.max_age_days=0.000001", "retrain.runs_per_day=1")
+    book = take(one)
+    book.mark_trained({book.find(1).fingerprint})
+    time.sleep(1.1)
+    registry.open(place.serving("model")).pin("ann", "audit")
+    assert "pinned: audit" in look(one).held
+    registry.open(place.serving("model")).unpin()
+    Ledger(place.root / "retrain").add(time.time(), "attempt", run_id="x")
+    Ledger(place.root / "retrain").add(time.time(), "outcome", run_id="x", outcome="pushed")
+    assert "runs_per_day is 1" in look(one).held
+    last = Ledger(place.root / "retrain").last("decision")
+    assert last is not None and last["due"] and last["held"]
+
+
+def test_an_attempt_whose_end_was_not_recorded_is_closed(tmp_path, place):
+    data = tmp_path / "data"
+    span(data, 1)
+    one = rounds(place, data)
+    book = take(one)
+    run = RunDir(place.runs / new_run_id())
+    with place.lock():
+        request = one._request(book.usable(), run.root.name, None)
+    run.write_request(request)
+    run.write_result(Result(run.root.name, "not_blessed", reasons=["too weak"]))
+    one.ledger.add(1.0, "attempt", run_id=run.root.name)
+    done = look(one)
+    assert not done.decision.due
+    assert Book(place.root / "retrain").find(1).trained
+    outcome = one.ledger.last("outcome")
+    assert outcome is not None and outcome["outcome"] == "not_blessed"
+
+
+def test_refused_data_puts_the_new_spans_aside_and_the_champion_stays(tmp_path, place):
+    data = tmp_path / "data"
+    span(data, 1)
+    span(data, 2)
+    one = rounds(place, data)
+    book = take(one)
+    book.mark_trained({book.find(1).fingerprint})
+    result = Result("r", "invalid_data", reasons=["brightness is out of range"])
+    one._close(book, result, book.usable())
+    states = {record.number: record.state for record in Book(place.root / "retrain").latest()}
+    assert states == {1: "taken", 2: "quarantined"}
+    assert "brightness" in book.find(2).reason and "run r" in book.find(2).reason
+    assert registry.read(place.serving("model")).current == 1
+
+
+def test_two_at_once_are_busy(tmp_path, place):
+    (tmp_path / "data").mkdir()
+    with place.lock(), pytest.raises(Busy):
+        command.command(place.root, tmp_path / "data", once=True)
+
+
+def test_exactly_one_way_to_run(tmp_path):
+    for flags in ({}, {"once": True, "watch": True}):
+        with pytest.raises(UsageError, match="one of --once, --watch and --dry-run"):
+            command.command(tmp_path / "work", tmp_path, **flags)
+
+
+def watch(workdir: Path, data: Path) -> subprocess.Popen[str]:
+    code = (
+        "import sys; from pathlib import Path; from pipeline.retrain import command; "
+        "from pipeline.errors import SafelightError\n"
+        "try: sys.exit(command.command(Path(sys.argv[1]), Path(sys.argv[2]), watch=True, "
+        "overrides=['retrain.port=0', 'retrain.new_spans=0', 'retrain.poll_seconds=600']))\n"
+        "except SafelightError as error: sys.stderr.write(str(error)); sys.exit(error.exit_code)"
+    )
+    return subprocess.Popen(
+        [sys.executable, "-c", code, str(workdir), str(data)], stderr=subprocess.PIPE, text=True
+    )
+
+
+def wait_for(condition, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_daemon_answers_wakes_and_stops_cleanly(tmp_path, place):
+    data = tmp_path / "data"
+    data.mkdir()
+    running = watch(place.root, data)
+    try:
+        assert running.stderr is not None
+        address = running.stderr.readline().split()[-1]
+        wait_for(lambda: kinds(place))
+        health = json.loads(urllib.request.urlopen(address + "healthz").read())
+        assert health["healthy"] is True
+        # A second one is refused, and the first goes on.
+        second = watch(place.root, data)
+        _, said = second.communicate(timeout=60)
+        assert second.returncode == 5 and "Another" in said
+        # A new folder wakes it long before its next poll.
+        before = len(kinds(place))
+        (data / "other").mkdir()
+        wait_for(lambda: len(kinds(place)) > before)
+        wait_for(
+            lambda: b"safelight_version 1.0" in urllib.request.urlopen(address + "metrics").read()
+        )
+        running.send_signal(signal.SIGTERM)
+        _, said = running.communicate(timeout=30)
+        assert running.returncode == 0 and "goes on from here" in said
+    finally:
+        if running.poll() is None:
+            running.kill()
+            running.wait()
+
+
+def test_rollback_pin_and_unpin_commands(tmp_path, place, capsys):
+    root = place.serving("model")
+    registry.open(root).publish(export(tmp_path / "e2", "f2"), replace(FIRST, run_id="r2"))
+    data = tmp_path / "data"
+    span(data, 7)
+    take(rounds(place, data))
+    with pytest.raises(UsageError, match="reason"):
+        rollback.rollback(place.root, " ")
+    with pytest.raises(UsageError, match="Span 9 is not known"):
+        rollback.rollback(place.root, "why", quarantine=9)
+    assert registry.read(root).current == 2
+    assert rollback.pin(place.root, "audit") == 0
+    with pytest.raises(NotBlessed, match="pinned"):
+        rollback.rollback(place.root, "why")
+    rollback.unpin(place.root)
+    capsys.readouterr()
+    assert rollback.rollback(place.root, "blurred", quarantine=7, as_json=True) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert (printed["version"], printed["restores"], printed["rolls_back"]) == (3, 1, 2)
+    assert printed["by"] == rollback.operator() and printed["why"] == "blurred"
+    assert Book(place.root / "retrain").find(7).state == "quarantined"
+    assert kinds(place) == ["pin", "unpin", "rollback", "quarantine"]
+
+
+def test_commands_without_a_model(tmp_path):
+    workdir = open_workdir(tmp_path / "work")
+    with pytest.raises(UsageError, match="Nothing has been pushed"):
+        rollback.rollback(workdir.root, "why")
+    for name in ("a", "b"):
+        registry.open(workdir.serving(name)).publish(export(tmp_path / name), FIRST)
+    with pytest.raises(UsageError, match="--model-name. There is: a, b"):
+        rollback.pin(workdir.root, "why")
+    assert rollback.pin(workdir.root, "why", model="b") == 0
+
+
+def test_a_full_disk_is_told_and_leaves_everything(tmp_path, place, monkeypatch):
+    data = tmp_path / "data"
+    span(data, 1)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        take(rounds(place, data))
+    monkeypatch.undo()
+    assert [record.number for record in take(rounds(place, data)).new()] == [1]
+    assert registry.open(place.serving("model")).current == 1
