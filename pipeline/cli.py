@@ -20,6 +20,9 @@ from pipeline import cluster, console, runs, upkeep
 from pipeline import config as configuration
 from pipeline.errors import SafelightError
 from pipeline.options import (
+    LOOK,
+    SERVE,
+    TRAIN,
     JsonOption,
     ProfileOption,
     SetOption,
@@ -41,9 +44,6 @@ app = typer.Typer(
     add_completion=False,
 )
 
-cluster.register(app)
-upkeep.register(app)
-
 _OUTCOMES: dict[int, Outcome] = {4: "invalid_data"}
 _debug = False
 
@@ -56,7 +56,7 @@ def _options(
     _debug = debug
 
 
-@app.command()
+@app.command(rich_help_panel=TRAIN)
 def run(
     data: Annotated[str, typer.Argument(help="The images: a folder of class folders, for one.")],
     workdir: WorkdirOption,
@@ -80,7 +80,7 @@ def run(
     _end(result, as_json)
 
 
-@app.command()
+@app.command(rich_help_panel=TRAIN)
 def demo(
     workdir: WorkdirOption = Path("demo"),
     profile: ProfileOption = None,
@@ -98,7 +98,7 @@ def demo(
     _end(result, as_json)
 
 
-@app.command()
+@app.command(rich_help_panel=TRAIN)
 def inspect(
     data: Annotated[str, typer.Argument(help="The images, in any form that run takes.")],
     profile: ProfileOption = None,
@@ -119,7 +119,7 @@ def inspect(
     inspection.command(data, effective.config.ingest, sample, sheet, as_json, verify)
 
 
-@app.command()
+@app.command(rich_help_panel=SERVE)
 def predict(
     images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
     workdir: Annotated[
@@ -140,7 +140,7 @@ def predict(
     prediction.command(images, workdir, model, top, output, as_json)
 
 
-@app.command(name="config")
+@app.command(name="config", rich_help_panel=TRAIN)
 def config_command(
     profile: ProfileOption = None,
     overrides: SetOption = None,
@@ -153,7 +153,7 @@ def config_command(
     show_config.command(profile, overrides or (), schema, as_json)
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK)
 def doctor(as_json: JsonOption = False) -> None:
     """Check lane, versions, devices, memory and disk: what is fine, what is not, and the fix."""
     from pipeline import doctor as checkup
@@ -161,7 +161,7 @@ def doctor(as_json: JsonOption = False) -> None:
     raise typer.Exit(checkup.command(as_json))
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK)
 def report(
     workdir: WorkdirOption,
     run_id: Annotated[
@@ -175,7 +175,7 @@ def report(
     pages.command(workdir, run_id, as_json)
 
 
-@app.command()
+@app.command(rich_help_panel=SERVE)
 def serve(
     workdir: WorkdirOption,
     model_name: Annotated[
@@ -195,7 +195,7 @@ def serve(
     raise typer.Exit(serving.command(workdir, model_name, port, grpc_port, engine, as_json))
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK)
 def tensorboard(
     workdir: WorkdirOption,
     port: Annotated[int, typer.Option(help="On this machine; 0 picks a free one.")] = 6006,
@@ -207,7 +207,7 @@ def tensorboard(
     raise typer.Exit(board.command(workdir, port, as_json))
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK)
 def history(workdir: WorkdirOption, as_json: JsonOption = False) -> None:
     """List the runs of a workdir, and what was decided about retraining."""
     place = open_workdir(workdir, create=False)
@@ -286,3 +286,7 @@ def _json_on_error(as_json: bool) -> Iterator[None]:
             outcome = _OUTCOMES.get(error.exit_code, "failed")
             print(Result("", outcome, reasons=[str(error), *error.reasons]).to_json())
         raise
+
+
+cluster.register(app)
+upkeep.register(app)

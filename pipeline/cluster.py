@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.options import JsonOption, ProfileOption, SetOption
+from pipeline.options import CLUSTER, SERVE, JsonOption, ProfileOption, SetOption
 
 schedules = typer.Typer(no_args_is_help=True, help="Start runs on Kubeflow again and again.")
 
@@ -23,10 +23,10 @@ RunOverridesOption = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Adds these commands to the command line."""
-    app.command(name="compile")(compile_package)
-    app.command()(submit)
-    app.add_typer(schedules, name="schedule")
-    app.command()(request)
+    app.command(name="compile", rich_help_panel=CLUSTER)(compile_package)
+    app.command(rich_help_panel=CLUSTER)(submit)
+    app.add_typer(schedules, name="schedule", rich_help_panel=CLUSTER)
+    app.command(rich_help_panel=SERVE)(request)
 
 
 def compile_package(

@@ -7,6 +7,10 @@ from typing import Annotated
 
 import typer
 
+# The headings that `safelight --help` lists the commands under.
+TRAIN, LOOK, SERVE = "From images to a model", "Look closer", "Use the model"
+KEEP, CLUSTER = "Keep it fresh", "On Kubeflow"
+
 WorkdirOption = Annotated[
     Path, typer.Option("--workdir", "-w", help="Holds all that belongs to these runs.")
 ]

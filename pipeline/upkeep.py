@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from pipeline.options import (
+    KEEP,
     JsonOption,
     ProfileOption,
     SetOption,
@@ -24,12 +25,12 @@ ReasonOption = Annotated[str, typer.Option(help="Why, for whoever asks later.")]
 
 def register(app: typer.Typer) -> None:
     """Adds these commands to the command line."""
-    app.command()(retrain)
-    app.command()(rollback)
-    app.command()(pin)
-    app.command()(unpin)
-    app.command()(monitor)
-    app.command(name="gc")(collect)
+    app.command(rich_help_panel=KEEP)(retrain)
+    app.command(rich_help_panel=KEEP)(rollback)
+    app.command(rich_help_panel=KEEP)(pin)
+    app.command(rich_help_panel=KEEP)(unpin)
+    app.command(rich_help_panel=KEEP)(monitor)
+    app.command(name="gc", rich_help_panel=KEEP)(collect)
 
 
 def retrain(
@@ -115,7 +116,9 @@ def unpin(workdir: WorkdirOption, model_name: ModelOption = None, wait: WaitOpti
 
 
 def monitor(
-    logs: Annotated[list[Path], typer.Argument(help="Request logs: JSON lines, or TFRecords.")],
+    logs: Annotated[
+        list[Path], typer.Argument(help="Request logs, as the client writes them: JSON lines.")
+    ],
     workdir: WorkdirOption,
     model_name: ModelOption = None,
     manifest: Annotated[

@@ -111,8 +111,8 @@ def test_another_model_was_evaluated():
 
 
 def classes(right: int) -> Classes:
-    labels: list[str | None] = ["x"] * 100 + ["y"] * 100
-    predicted: list[str | None] = [*["x"] * 100, *["y"] * right, *["x"] * (100 - right)]
+    labels: list[str | None] = [*["x"] * 100, *["y"] * 100]
+    predicted = ["x"] * 100 + ["y"] * right + ["x"] * (100 - right)
     rows = [[0.9, 0.1] if name == "x" else [0.1, 0.9] for name in predicted]
     return Classes(("x", "y"), labels, predicted, np.array(rows, np.float32))
 

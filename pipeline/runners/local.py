@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from pipeline import events, hardware, heads, lineage, own_model, presets, registry, runs, search
-from pipeline.config import Config, Effective
+from pipeline.config import Config, Effective, Section
 from pipeline.errors import ConfigError, SafelightError
 from pipeline.ingest.scan import Scan
 from pipeline.registry import Registry, RunInputs
@@ -135,7 +135,7 @@ def resolve(config: Config, scan: Scan) -> tuple[Config, list[str]]:
     }
     sections = {name: getattr(config, name) for name in chosen}
     said = [
-        f"{name}.{key} = {value}"
+        f"{name}.{key} = {_shown(value)}"
         for name, keys in chosen.items()
         for key, value in keys.items()
         if getattr(sections[name], key) != value
@@ -145,6 +145,18 @@ def resolve(config: Config, scan: Scan) -> tuple[Config, list[str]]:
     hardware.check(resolved.train, here=False)
     search.check_networks(resolved.tune, resolved.train, resolved.transform)
     return resolved, said
+
+
+def _shown(value: Any) -> str:
+    """Returns a chosen value in a few words, without the options that are at their default."""
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_shown, value))}]"
+    if isinstance(value, Section):
+        options = value.model_dump(mode="json", exclude_defaults=True)
+        name = getattr(value, "name", "")
+        rest = " ".join(f"{key}={option}" for key, option in options.items() if key != "name")
+        return f"{name} {rest}".strip()
+    return str(value)
 
 
 def execute(
