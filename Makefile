@@ -17,6 +17,8 @@ QUIETLY := @SAFELIGHT_QUIET=1 sh scripts/env.sh
 # Where `make demo` works, and more arguments for pytest: make test ARGS="-k ingest -x".
 WORKDIR ?= demo
 ARGS ?=
+# Files of tests at a time: one a core, and no more than memory has room for.
+WORKERS ?= -n logical --maxprocesses 4 --dist loadfile
 
 .PHONY: help
 help:
@@ -70,11 +72,11 @@ format:
 
 .PHONY: test
 test: lint
-	$(QUIETLY) pytest -m "not slow" $(ARGS)
+	$(QUIETLY) pytest -m "not slow" $(WORKERS) $(ARGS)
 
 .PHONY: test-slow
 test-slow: lint
-	$(QUIETLY) pytest $(ARGS)
+	$(QUIETLY) pytest $(WORKERS) $(ARGS)
 
 .PHONY: smoke-current test-current
 smoke-current:
