@@ -53,7 +53,7 @@ def test_an_empty_split(tmp_path):
         ("train.epoch=3", ("train.epoch", "Did you mean 'epochs'?")),
         ("trian.epochs=3", ("trian", "Did you mean 'train'?")),
         ("train.epochs=many", ("train.epochs", "many", "integer")),
-        ("train.preset=mnist-cn", ("mnist-cn", "mnist-cnn-small")),
+        ("train.preset=mnist-cn", ("mnist-cn", "Did you mean 'mnist-cnn'?")),
         ("ingest.split=70/30", ("ingest.split", "70/10/20")),
         ("epochs", ("section.key=value",)),
     ],
