@@ -79,6 +79,7 @@ def test_a_request_holds_all_that_the_worker_needs(colours, tmp_path):
     assert request.origins["train.epochs"] == "--set train.epochs"
     assert request.inputs == {
         "known_classes": [],
+        "known_columns": {},
         "champion": None,
         "champion_uri": "",
         "published": False,
