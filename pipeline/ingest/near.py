@@ -21,6 +21,8 @@ MAX_DIFFERENCE = 3.0
 MAX_SHIFT = 24.0
 # Keys that thousands of images share (blank pages, say) are searched in part: the cost is bounded.
 MAX_NEIGHBOURS = 200
+# Pairs of thumbnails compared at a time: memory stays bounded however many images look alike.
+_AT_ONCE = 4096
 
 _WIDTHS = (11, 11, 11, 11, 10, 10)
 _BANDS = tuple(
@@ -57,15 +59,15 @@ def pairs(
     for left, right in _candidates(hashes, splits):
         distance = _distance(hashes[left], hashes[right])
         close = np.flatnonzero(distance <= MAX_DISTANCE)
-        if not len(close):
-            continue
-        difference = _difference(thumbs[places[left[close]]], thumbs[places[right[close]]])
-        for which in np.flatnonzero(difference <= MAX_DIFFERENCE):
-            one, two = int(left[close[which]]), int(right[close[which]])
-            nearer, further = (one, two) if splits[one] < splits[two] else (two, one)
-            seen[nearer, further] = Pair(
-                nearer, further, int(distance[close[which]]), float(difference[which])
-            )
+        for start in range(0, len(close), _AT_ONCE):
+            here = close[start : start + _AT_ONCE]
+            difference = _difference(thumbs[places[left[here]]], thumbs[places[right[here]]])
+            for which in np.flatnonzero(difference <= MAX_DIFFERENCE):
+                one, two = int(left[here[which]]), int(right[here[which]])
+                nearer, further = (one, two) if splits[one] < splits[two] else (two, one)
+                seen[nearer, further] = Pair(
+                    nearer, further, int(distance[here[which]]), float(difference[which])
+                )
     return sorted(seen.values(), key=lambda pair: (pair.difference, pair.nearer, pair.further))
 
 
