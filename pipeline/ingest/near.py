@@ -55,40 +55,55 @@ def pairs(
       thumbs: uint8 [all images, bytes]; may lie on disk.
       places: int64 [images], the rows of `thumbs`.
     """
-    seen: dict[tuple[int, int], Pair] = {}
-    for left, right in _candidates(hashes, splits):
-        distance = _distance(hashes[left], hashes[right])
-        close = np.flatnonzero(distance <= MAX_DISTANCE)
-        for start in range(0, len(close), _AT_ONCE):
-            here = close[start : start + _AT_ONCE]
-            difference = _difference(thumbs[places[left[here]]], thumbs[places[right[here]]])
-            for which in np.flatnonzero(difference <= MAX_DIFFERENCE):
-                one, two = int(left[here[which]]), int(right[here[which]])
-                nearer, further = (one, two) if splits[one] < splits[two] else (two, one)
-                seen[nearer, further] = Pair(
-                    nearer, further, int(distance[here[which]]), float(difference[which])
-                )
-    return sorted(seen.values(), key=lambda pair: (pair.difference, pair.nearer, pair.further))
+    found = []
+    left, right = _suspects(hashes, splits)
+    for start in range(0, len(left), _AT_ONCE):
+        some = slice(start, start + _AT_ONCE)
+        difference = _difference(thumbs[places[left[some]]], thumbs[places[right[some]]])
+        for which in np.flatnonzero(difference <= MAX_DIFFERENCE):
+            one, two = int(left[start + which]), int(right[start + which])
+            nearer, further = (one, two) if splits[one] < splits[two] else (two, one)
+            distance = int(_distance(hashes[one : one + 1], hashes[two : two + 1])[0])
+            found.append(Pair(nearer, further, distance, float(difference[which])))
+    return sorted(found, key=lambda pair: (pair.difference, pair.nearer, pair.further))
+
+
+def _suspects(
+    hashes: npt.NDArray[np.uint64], splits: npt.NDArray[np.int8]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Returns the positions of the pairs within MAX_DISTANCE, each pair once.
+
+    Two copies of an image share most of their bands, and so are met many times.
+    """
+    images = np.int64(max(len(hashes), 1))
+    known = np.empty(0, np.int64)
+    for mask in _MASKS:
+        met = [known]
+        for left, right in _candidates(hashes, splits, mask):
+            close = _distance(hashes[left], hashes[right]) <= MAX_DISTANCE
+            one, two = left[close], right[close]
+            met.append(np.minimum(one, two) * images + np.maximum(one, two))
+        known = np.unique(np.concatenate(met))
+    return known // images, known % images
 
 
 def _candidates(
-    hashes: npt.NDArray[np.uint64], splits: npt.NDArray[np.int8]
+    hashes: npt.NDArray[np.uint64], splits: npt.NDArray[np.int8], mask: np.uint64
 ) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
-    """Yields arrays of positions, pairwise from two splits, whose hashes share two bands."""
-    for mask in _MASKS:
-        key = hashes & mask
-        # Within a key, neighbours in the whole hash are the likeliest.
-        order = np.lexsort((hashes, key))
-        key = key[order]
-        at = np.arange(len(key))
-        for offset in range(1, MAX_NEIGHBOURS + 1):
-            at = at[at + offset < len(key)]
-            at = at[key[at] == key[at + offset]]
-            if not len(at):
-                break
-            left, right = order[at], order[at + offset]
-            apart = splits[left] != splits[right]
-            yield left[apart], right[apart]
+    """Yields arrays of positions, pairwise from two splits, whose hashes agree under the mask."""
+    key = hashes & mask
+    # Within a key, neighbours in the whole hash are the likeliest.
+    order = np.lexsort((hashes, key))
+    key = key[order]
+    at = np.arange(len(key))
+    for offset in range(1, MAX_NEIGHBOURS + 1):
+        at = at[at + offset < len(key)]
+        at = at[key[at] == key[at + offset]]
+        if not len(at):
+            break
+        left, right = order[at], order[at + offset]
+        apart = splits[left] != splits[right]
+        yield left[apart], right[apart]
 
 
 def _distance(left: npt.NDArray[np.uint64], right: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint8]:
