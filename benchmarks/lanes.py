@@ -29,6 +29,7 @@ from pipeline.runs import RunDir
 ROOT = Path(__file__).parents[1]
 PLACE = ROOT / ".cache" / "lanes"
 LANES = ("legacy", "current")
+OPTIONS = [part for value in demo.OVERRIDES for part in ("--set", value)]
 # Pixels pass two builds of TensorFlow; probabilities a whole network.
 PIXEL_NOISE, PROBABILITY_NOISE = 1e-6, 1e-4
 # Two seeds of this network on 971 images differ by less (docs/training.md).
@@ -95,7 +96,6 @@ def last_line(text: str) -> dict[str, Any]:
 
 def run_side(lane: str) -> Side:
     """Runs the pipeline in a lane, and has that lane tell what it made."""
-    options = [part for value in demo.OVERRIDES for part in ("--set", value)]
     began = time.monotonic()
     said = in_lane(
         lane,
@@ -105,7 +105,7 @@ def run_side(lane: str) -> Side:
         "--workdir",
         str(PLACE / lane),
         "--json",
-        *options,
+        *OPTIONS,
     )
     seconds = time.monotonic() - began
     told = PLACE / f"{lane}.npz"
@@ -172,13 +172,14 @@ def _exchanged(sides: dict[str, Side]) -> list[tuple[str, str, bool]]:
 
 def _taken_over() -> tuple[str, str, bool]:
     """Lets the current lane go on in the legacy lane's workdir, with another seed."""
+    changed = ("--set", "train.seed=18", "--set", "evaluate.max_regression=0.05")
+    workdir = str(PLACE / "legacy")
     said = in_lane(
-        "current", "safelight", "run", str(PLACE / "data"), "--workdir", str(PLACE / "legacy"),
-        "--json", "--set", "train.seed=18", "--set", "train.epochs=5",
-        "--set", "evaluate.max_regression=0.05",
+        "current", "safelight", "run", str(PLACE / "data"), "--workdir", workdir, "--json",
+        *OPTIONS, *changed,
     )  # fmt: skip
     result = last_line(said)
-    registry = json.loads((PLACE / "legacy" / "serving" / "model" / "registry.json").read_text())
+    registry = json.loads((Path(result["pushed_to"]).parent / "registry.json").read_text())
     versions = [entry["version"] for entry in registry["versions"]]
     run = RunDir(PLACE / "legacy" / "runs" / result["run_id"])
     blessing = Path(run.read_artifacts()["BlessingGate"]["blessing"])
