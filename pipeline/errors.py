@@ -75,3 +75,9 @@ def known_cause(error: BaseException) -> SafelightError | None:
             return seen
         seen = seen.__cause__ or seen.__context__
     return None
+
+
+def first_line(error: BaseException) -> str:
+    """Returns a library's error in one line: its kind, and the first line of what it says."""
+    line = str(error).strip().split("\n")[0]
+    return f"{type(error).__name__}: {line[:300].rstrip('.')}."

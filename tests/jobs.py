@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -91,3 +95,18 @@ def history_of(job: train.Job) -> dict[str, Any]:
 def state_files(job: train.Job) -> list[Path]:
     """Returns the job's checkpoints."""
     return list(job.checkpoints.glob("*/state.npz"))
+
+
+def start(job: train.Job) -> subprocess.Popen[bytes]:
+    """Starts a training process on a job."""
+    path = job.run_dir / "job.json"
+    path.write_text(job.model_dump_json())
+    return subprocess.Popen([sys.executable, "-m", "pipeline.train_child", str(path)])
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
+    """Waits until the condition holds."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)

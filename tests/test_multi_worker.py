@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import functools
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -34,7 +32,7 @@ from pipeline.checkpoints import Checkpoints
 from pipeline.config import Train
 from pipeline.errors import ConfigError
 from tests import graphs, jobs
-from tests.jobs import history_of, state_files, weights_of
+from tests.jobs import history_of, start, state_files, wait_for, weights_of
 
 MakeJob = Callable[..., train.Job]
 
@@ -178,19 +176,6 @@ def epochs_kept(job: train.Job) -> int:
     """Returns how many epochs the job's checkpoint has."""
     kept = [Checkpoints(path.parents[1], path.parent.name).load() for path in state_files(job)]
     return len(kept[0].epochs) if kept and kept[0] else 0
-
-
-def start(job: train.Job) -> subprocess.Popen[bytes]:
-    path = job.run_dir / "job.json"
-    path.write_text(job.model_dump_json())
-    return subprocess.Popen([sys.executable, "-m", "pipeline.train_child", str(path)])
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.02)
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])

@@ -9,7 +9,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from pipeline.checkpoints import Arrays, Checkpoints, Epoch, State
 from pipeline.errors import DataRefused
 from pipeline.fitting import NotFinite
 from tests import graphs, jobs
-from tests.jobs import SIZE, fn_args, history_of, state_files, weights_of
+from tests.jobs import SIZE, fn_args, history_of, start, state_files, wait_for, weights_of
 
 MakeJob = Callable[..., train.Job]
 
@@ -253,19 +252,6 @@ def test_tfx_s_trainer_runs_it(make_job: MakeJob, tmp_path: Path) -> None:
     assert facts["classes"] == list(graphs.CLASSES)
     history = json.loads((Path(model_run.uri) / "history.json").read_text())
     assert len(history["epochs"]) == 2
-
-
-def start(job: train.Job) -> subprocess.Popen[bytes]:
-    path = job.run_dir / "job.json"
-    path.write_text(job.model_dump_json())
-    return subprocess.Popen([sys.executable, "-m", "pipeline.train_child", str(path)])
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.02)
 
 
 @pytest.mark.slow

@@ -21,6 +21,7 @@ import filelock
 
 from pipeline.errors import DataRefused, SafelightError
 from pipeline.ingest import manifest
+from pipeline.ingest.entries import cut
 
 # The extra to install, and where its library finds credentials.
 _EXTRAS = {
@@ -214,21 +215,10 @@ def _download(
         )
     done = total - needed
     on_progress(done, total)
-    for batch in _batches(missing):
+    for batch in cut(missing, _BATCH_FILES, _BATCH_BYTES):
         _get(store, url, batch)
         done += sum(item.size for item in batch)
         on_progress(done, total)
-
-
-def _batches(objects: Sequence[_Object]) -> Iterator[Sequence[_Object]]:
-    start = size = 0
-    for index, item in enumerate(objects):
-        if index > start and (size >= _BATCH_BYTES or index - start >= _BATCH_FILES):
-            yield objects[start:index]
-            start, size = index, 0
-        size += item.size
-    if start < len(objects):
-        yield objects[start:]
 
 
 def _get(store: Any, url: str, batch: Sequence[_Object]) -> None:

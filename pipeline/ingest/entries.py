@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import unicodedata
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, TypeVar
 
 from pipeline import features
 from pipeline.errors import DataRefused
@@ -136,3 +137,24 @@ def checked_class(name: str) -> str:
 def absolute(root: Path, path: bytes) -> bytes:
     """Returns the file's whole path as bytes: it need not be valid UTF-8."""
     return os.path.join(os.fsencode(root), path)
+
+
+class _HasSize(Protocol):
+    @property
+    def size(self) -> int:
+        """Bytes."""
+
+
+Item = TypeVar("Item", bound=_HasSize)
+
+
+def cut(items: Sequence[Item], most: int, most_bytes: int) -> Iterator[Sequence[Item]]:
+    """Cuts items into runs of at most `most` items and about `most_bytes` bytes."""
+    start = total = 0
+    for index, item in enumerate(items):
+        if index > start and (total >= most_bytes or index - start >= most):
+            yield items[start:index]
+            start, total = index, 0
+        total += item.size
+    if start < len(items):
+        yield items[start:]

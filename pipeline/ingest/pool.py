@@ -25,7 +25,7 @@ from types import TracebackType
 from pipeline.config import Ingest
 from pipeline.errors import SafelightError
 from pipeline.ingest.child import FRAME, Bad, Good, Result, Settings
-from pipeline.ingest.entries import Entry, Listing
+from pipeline.ingest.entries import Entry, Listing, cut
 
 CHUNK_BYTES = 2 * 2**20
 CHUNK_FILES = 128
@@ -43,14 +43,7 @@ class _Died(Exception):
 
 def chunks(entries: Sequence[Entry]) -> Iterator[Sequence[Entry]]:
     """Cuts entries into runs of at most CHUNK_FILES files and about CHUNK_BYTES bytes."""
-    start = total = 0
-    for index, entry in enumerate(entries):
-        if index > start and (total >= CHUNK_BYTES or index - start >= CHUNK_FILES):
-            yield entries[start:index]
-            start, total = index, 0
-        total += entry.size
-    if start < len(entries):
-        yield entries[start:]
+    return cut(entries, CHUNK_FILES, CHUNK_BYTES)
 
 
 def settings_for(found: Listing, options: Ingest, unpacked: Path | None = None) -> Settings:

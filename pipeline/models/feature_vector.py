@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 from keras import layers
 
-from pipeline.errors import ConfigError, SafelightError
+from pipeline.errors import ConfigError, SafelightError, first_line
 
 # What a SavedModel's function is called: itself (TF Hub), what keras.Model.export writes, and the
 # signatures of older ones.
@@ -59,7 +59,7 @@ class FeatureVector(keras.layers.Layer):
             self._loaded = tf.saved_model.load(path)
         except (OSError, ValueError, tf.errors.OpError) as error:
             raise ConfigError(
-                f"train.feature_vector {path!r} can't be loaded: {_first_line(error)} Expected "
+                f"train.feature_vector {path!r} can't be loaded: {first_line(error)} Expected "
                 "the directory of a TensorFlow SavedModel."
             ) from None
         self._function: Callable[[tf.Tensor], Any] | None = None
@@ -113,7 +113,7 @@ def _traced(loaded: Any, spec: tf.TensorSpec, path: str) -> tuple[Callable[..., 
             try:
                 concrete = _concrete(function, spec, options)
             except (TypeError, ValueError) as error:
-                said.append(_first_line(error))
+                said.append(first_line(error))
                 continue
             return (lambda pixels, f=function, o=options: f(pixels, **o)), concrete
     raise ConfigError(
@@ -160,11 +160,6 @@ def _fetched(where: str) -> str:
         return str(tensorflow_hub.resolve(where))
     except Exception as error:  # noqa: BLE001 - the network's errors are of many kinds
         raise SafelightError(
-            f"train.feature_vector {where!r} could not be fetched: {_first_line(error)} Fetch it "
+            f"train.feature_vector {where!r} could not be fetched: {first_line(error)} Fetch it "
             "where there is a network, unpack it, and give its directory."
         ) from None
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().split("\n")
-    return f"{type(error).__name__}: {lines[0][:300].rstrip('.')}."

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 from pipeline.backbones import IMAGENET
-from pipeline.errors import ConfigError, SafelightError
+from pipeline.errors import ConfigError, SafelightError, first_line
 
 # Deviations of ImageNet that EfficientNet's files hold where Keras's layer expects variances.
 _DEVIATIONS: Final = (0.229, 0.224, 0.225)
@@ -55,7 +55,7 @@ def _imagenet(name: str) -> list[np.ndarray[Any, Any]]:
     except Exception as error:  # noqa: BLE001 - the network's errors are of many kinds
         raise SafelightError(
             f"The ImageNet weights of train.backbone {name!r} could not be fetched: "
-            f"{_first_line(error)} Fetch their file (without the top) where there is a network, "
+            f"{first_line(error)} Fetch their file (without the top) where there is a network, "
             "and give it as train.weights."
         ) from None
     weights: list[np.ndarray[Any, Any]] = network.get_weights()
@@ -71,7 +71,7 @@ def _load_file(backbone: keras.Model, name: str, where: str) -> None:
     try:
         backbone.load_weights(where)
     except Exception as error:  # noqa: BLE001 - h5py's and Keras's errors are of many kinds
-        raise ConfigError(_refusal(backbone, name, where, _first_line(error))) from None
+        raise ConfigError(_refusal(backbone, name, where, first_line(error))) from None
 
 
 def _whole_model(where: str) -> keras.Model:
@@ -79,7 +79,7 @@ def _whole_model(where: str) -> keras.Model:
         return keras.saving.load_model(where, compile=False)
     except Exception as error:  # noqa: BLE001 - Keras's errors are of many kinds
         raise ConfigError(
-            f"train.weights {where!r} can't be read as a Keras model: {_first_line(error)} A "
+            f"train.weights {where!r} can't be read as a Keras model: {first_line(error)} A "
             "file of another Keras version may be; save its weights as .weights.h5 there."
         ) from None
 
@@ -143,8 +143,3 @@ def _square_deviations(backbone: keras.Model) -> None:
         mean, variance, count = layer.get_weights()
         if variance.shape == (3,) and np.allclose(variance, _DEVIATIONS, rtol=1e-3):
             layer.set_weights([mean, np.square(variance), count])
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line for line in str(error).strip().split("\n") if line.strip()] or [""]
-    return f"{type(error).__name__}: {lines[0][:300].rstrip('.')}."
