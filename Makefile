@@ -29,7 +29,8 @@ help:
 	@echo "  make setup          sets up alone: uv in .tools/, the locked packages in .venv/;"
 	@echo "                      with EXTRAS=gpu, CUDA's libraries too; with gcs or s3, what"
 	@echo "                      reads data in buckets; several as in EXTRAS='gpu s3'"
-	@echo "  make test           lint, types, layers and the essential tests"
+	@echo "  make test           lint, types, layers and the essential tests; on an older system, as"
+	@echo "                      root, also a small run and some tests in the current lane"
 	@echo "  make test-slow      the same with every test"
 	@echo "  make lint           lint, types and layers alone"
 	@echo "  make format         formats the code and sorts its imports"
@@ -73,6 +74,7 @@ format:
 .PHONY: test
 test: lint
 	$(QUIETLY) pytest -m "not slow" $(WORKERS) $(ARGS)
+	$(if $(ARGS),,@sh scripts/other_lane.sh)
 
 .PHONY: test-slow
 test-slow: lint

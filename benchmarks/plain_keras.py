@@ -1,6 +1,6 @@
 """The peer of benchmarks/speed.py: the same network on the same files by Keras alone.
 
-    python -m benchmarks.plain_keras DATA [--epochs 10]
+    python -m benchmarks.plain_keras DATA [--epochs 10] [--seed 17]
 
 DATA has train/<class>/ and test/<class>/. An eighth of train is held out, as Safelight does with
 its default split. Prints one JSON object: seconds of the whole script, of fitting, images a second
@@ -74,8 +74,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data")
     parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--seed", type=int, default=17, help="of weights, dropout and order")
     arguments = parser.parse_args()
-    keras.utils.set_random_seed(17)
+    keras.utils.set_random_seed(arguments.seed)
     split = {"validation_split": HELD_OUT, "seed": 17}
     train, count, classes = load(f"{arguments.data}/train", True, subset="training", **split)
     held_out, _, _ = load(f"{arguments.data}/train", True, subset="validation", **split)
@@ -101,6 +102,7 @@ def main() -> None:
                 "images_per_second": count * len(later) / sum(later),
                 "accuracy": accuracy,
                 "images": count,
+                "parameters": model.count_params(),
             }
         )
     )

@@ -3,16 +3,25 @@
 import json
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from tfx.components.evaluator import constants
 from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArtifact, Parameter
 from tfx.dsl.component.experimental.decorators import component
 from tfx.types.standard_artifacts import ModelBlessing, ModelEvaluation
 
+from components import artifacts
 from components.artifacts import IngestReport, Predictions, ServingCheck
 from pipeline import evaluate, verdict
 from pipeline import predictions as answers
-from pipeline.config import Evaluate
+from pipeline.blessing import forgetting, slices
+from pipeline.blessing import robustness as spoiled
+from pipeline.config import Calibration, Evaluate
+from pipeline.config import Robustness as RobustnessOptions
 from pipeline.errors import SafelightError
+from pipeline.features import TEST
+from pipeline.window_data import OLDER
 
 VERDICT = "verdict.json"
 
@@ -27,6 +36,9 @@ def BlessingGate(
     blessing: OutputArtifact[ModelBlessing],
     options: Parameter[str],
     code: Parameter[str],
+    robustness: InputArtifact[artifacts.Robustness] = None,
+    robustness_options: Parameter[str] = "{}",
+    calibration_options: Parameter[str] = "{}",
 ) -> None:
     """Writes verdict.json, and marks the ModelBlessing as TFX's Pusher wants it.
 
@@ -35,10 +47,13 @@ def BlessingGate(
       predictions: the model's answers about the same images.
       champion_predictions: the champion's, or an empty directory.
       serving_check: serving_check.json.
-      ingest_report: summary.json, which counts the images.
+      ingest_report: summary.json, which counts the images, and images.parquet, their facts.
       blessing: custom property `blessed` 0 or 1, and the file BLESSED or NOT_BLESSED.
       options: JSON of config.Evaluate.
       code: fingerprint of the sources, for the cache key.
+      robustness: robustness.json, where that node is in the graph.
+      robustness_options: JSON of config.Robustness.
+      calibration_options: JSON of config.Calibration.
 
     Raises:
       SafelightError: an input is damaged. A model that fails a check is no error here.
@@ -55,9 +70,42 @@ def BlessingGate(
         champion=answers.read(Path(champion_predictions.uri)),
         serving=served,
         test_images=summary["examples"]["test"],
+        facts=slices.with_spans(
+            _facts(Path(ingest_report.uri) / "images.parquet"), summary.get("spans", ())
+        ),
+        robustness=_robustness(robustness),
+        older=_older(summary, Path(predictions.uri), Path(champion_predictions.uri)),
     )
-    found = verdict.judge(evidence, Evaluate.model_validate_json(options))
+    found = verdict.judge(
+        evidence,
+        Evaluate.model_validate_json(options),
+        RobustnessOptions.model_validate_json(robustness_options),
+        Calibration.model_validate_json(calibration_options),
+    )
     _write(blessing, found)
+
+
+def _facts(file: Path) -> pa.Table | None:
+    """Returns what ingest knows of each test image, in the order of the records."""
+    if not file.is_file():
+        return None
+    rows = pq.read_table(file)
+    return rows.filter(pc.equal(rows.column("split"), TEST))
+
+
+def _older(summary: dict, ours: Path, theirs: Path) -> forgetting.Older | None:
+    """Returns what both models say about a window's older spans; None where there are none."""
+    answered = answers.read(ours / OLDER)
+    if answered is None or not summary.get("older"):
+        return None
+    spans = [(one["name"], one["images"]) for one in summary["older"]]
+    return forgetting.Older(spans, answered, answers.read(theirs / OLDER))
+
+
+def _robustness(artifact: artifacts.Robustness | None) -> dict | None:
+    if artifact is None:
+        return None
+    return json.loads((Path(artifact.uri) / spoiled.FILE).read_text(encoding="utf-8"))
 
 
 def _write(blessing: ModelBlessing, found: dict) -> None:

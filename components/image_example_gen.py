@@ -23,7 +23,7 @@ from tfx.types import artifact_utils, standard_artifacts
 from tfx.types.component_spec import ChannelParameter, ComponentSpec, ExecutionParameter
 
 from components.artifacts import IngestReport
-from pipeline import events, features, refused
+from pipeline import events, refused
 from pipeline.config import Ingest
 from pipeline.errors import DataRefused, known_cause
 from pipeline.ingest import finish, listing, piece, plan, records, scan
@@ -44,6 +44,7 @@ class ImageExampleGenSpec(ComponentSpec):
         "known_classes": ExecutionParameter(type=str),
         "known_columns": ExecutionParameter(type=str),
         "options": ExecutionParameter(type=str),
+        "calib": ExecutionParameter(type=float, optional=True),
         "code": ExecutionParameter(type=str),
     }
     INPUTS: dict[str, ChannelParameter] = {}
@@ -69,8 +70,9 @@ class Executor(base_beam_executor.BaseBeamExecutor):
           output_dict: `examples` and `ingest_report`, one artifact each.
           exec_properties: `data` (a path or an address), `fingerprint` (of the data, from `scan`),
             `known_classes` (JSON list, in order), `known_columns` (JSON object of such lists),
-            `options` (JSON of config.Ingest) and `code` (the fingerprint of the sources, for the
-            cache alone).
+            `options` (JSON of config.Ingest), `calib` (the share of train that goes to the split
+            calib; 0: there is none) and `code` (the fingerprint of the sources, for the cache
+            alone).
 
         Raises:
           DataRefused: the data can't be trained on, or too much of it is bad.
@@ -87,7 +89,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         shutil.rmtree(parts, ignore_errors=True)
         parts.mkdir()
         try:
-            self._ingest(exec_properties, options, known, parts, examples, report)
+            rule = self._ingest(exec_properties, options, known, parts, examples, report)
         except BaseException as error:
             if isinstance(known_cause(error), DataRefused):
                 refused.keep(STAGE, "ingest_report", report)
@@ -98,7 +100,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             raise
         finally:
             shutil.rmtree(parts, ignore_errors=True)
-        artifact.split_names = artifact_utils.encode_split_names(list(features.SPLITS))
+        artifact.split_names = artifact_utils.encode_split_names(list(rule.splits))
         examples_utils.set_payload_format(artifact, example_gen_pb2.FORMAT_TF_EXAMPLE)
         # The name for TFRecords that TFX's readers know; they find out themselves that the files
         # are not compressed.
@@ -112,7 +114,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         parts: Path,
         examples: Path,
         report: Path,
-    ) -> None:
+    ) -> Rule:
         events.progress(STAGE, 0, None, "images", "listing the data")
         found = listing.read(exec_properties["data"], options, _copied)
         fingerprint, given = scan.fingerprint(found), exec_properties["fingerprint"]
@@ -120,7 +122,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             events.note("The data has changed since the run began; what is there now is read.")
         elif given:
             fingerprint = given  # its contents may have been verified
-        rule = Rule(options.shares, found.given)
+        rule = Rule(options.shares, found.given, exec_properties.get("calib") or 0.0)
         records.unpack_all(found, parts / "unpacked")
         cut = plan.pieces(found, rule)
         plan.save(cut, parts)
@@ -155,6 +157,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
                 >> beam.ParDo(_WritePiece(str(parts), settings, workers, options, rule, task.extra))
             )
         finish.finish(task, parts, pieces, examples, report)
+        return rule
 
 
 def _copied(done: int, total: int) -> None:
@@ -231,7 +234,8 @@ class _Progress:
 
 
 class ImageExampleGen(base_beam_component.BaseBeamComponent):
-    """Reads labelled images and writes `examples` (train, eval, test) and `ingest_report`."""
+    """Reads labelled images, and writes `examples` (train, eval, test and calib where it is
+    asked for) and `ingest_report`."""
 
     SPEC_CLASS = ImageExampleGenSpec
     EXECUTOR_SPEC = executor_spec.BeamExecutorSpec(Executor)
@@ -244,6 +248,7 @@ class ImageExampleGen(base_beam_component.BaseBeamComponent):
         options: str,
         code: str,
         known_columns: str = "{}",
+        calib: float = 0.0,
     ) -> None:
         """Constructs the node.
 
@@ -254,6 +259,7 @@ class ImageExampleGen(base_beam_component.BaseBeamComponent):
           options: the JSON of the configuration's `ingest` section.
           code: the fingerprint of the sources that ingest runs; part of the cache key.
           known_columns: a JSON object of the same for a manifest's columns that class heads learn.
+          calib: share of train's images that goes to the split calib; 0 makes no such split.
         """
         super().__init__(
             spec=ImageExampleGenSpec(
@@ -262,6 +268,7 @@ class ImageExampleGen(base_beam_component.BaseBeamComponent):
                 known_classes=known_classes,
                 known_columns=known_columns,
                 options=options,
+                calib=calib,
                 code=code,
                 examples=types.Channel(type=standard_artifacts.Examples),
                 ingest_report=types.Channel(type=IngestReport),

@@ -19,7 +19,7 @@ from tfx.types import artifact_utils
 from tfx.types.standard_artifacts import Examples, ExampleStatistics
 
 from components.artifacts import IngestReport
-from pipeline import features, merged_statistics, window_data
+from pipeline import merged_statistics, window_data
 from pipeline.errors import SafelightError
 
 _STATISTICS = "FeatureStats.pb"
@@ -42,8 +42,9 @@ def ImageWindow(
     Args:
       span_examples: each span's, in any order; their names hold the producing node's.
       span_reports: each span's.
-      examples: splits train, eval and test of the window.
-      ingest_report: as ImageExampleGen writes it, and `spans` in summary.json.
+      examples: splits train, eval and test of the window, and calib where the spans have it.
+        Beside them, as the folder Split-older, the test images of spans that no longer judge.
+      ingest_report: as ImageExampleGen writes it, and in summary.json `spans` and `older`.
       spans: JSON list of `{"name", "fingerprint", "golden", "judged"}`, in the window's order.
       fingerprint: of the window.
       known_classes: JSON list: names whose order is kept.
@@ -68,7 +69,7 @@ def ImageWindow(
         fingerprint,
         report,
     )
-    examples.split_names = artifact_utils.encode_split_names(list(features.SPLITS))
+    examples.split_names = artifact_utils.encode_split_names(list(window_data.splits_of(parts)))
     examples_utils.set_payload_format(examples, example_gen_pb2.FORMAT_TF_EXAMPLE)
     examples_utils.set_file_format(examples, "tfrecords_gzip")
 

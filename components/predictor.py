@@ -12,8 +12,10 @@ from tfx.utils import path_utils
 from components.artifacts import Predictions
 from pipeline import events
 from pipeline import predictions as answers
+from pipeline.blessing import intact
 from pipeline.errors import SafelightError
 from pipeline.features import TEST
+from pipeline.window_data import OLDER
 
 
 @component
@@ -30,7 +32,8 @@ def Predictor(
     Args:
       examples: with a split `test`.
       model: an export; its `serving_examples` signature answers.
-      predictions: the model's answers.
+      predictions: the model's answers; in `older/` those about the test images of a window's
+        older spans, where it has any.
       champion_predictions: the champion's answers about the same images, in the same order; an
         empty directory without a champion.
       champion: a pushed version's directory, or "".
@@ -47,16 +50,18 @@ def Predictor(
             _write(Path(champion), examples.uri, champion_predictions.uri, "champion")
         except SafelightError as error:
             raise SafelightError(
-                f"The champion can't be compared with: {error} What is served is not what was "
-                "pushed: put an older version back, or restore this one's directory."
+                f"The champion can't be compared with: {error} {intact.ADVICE}"
             ) from error
 
 
 def _write(model: Path, examples_uri: str, target: str, name: str) -> None:
-    Path(target).mkdir(parents=True, exist_ok=True)
     export = answers.Export(model)
-    batches = answers.answer_split(export, examples_uri, TEST)
-    answers.write(Path(target), _told(batches, name), export)
+    for split, folder in ((TEST, Path(target)), (OLDER, Path(target) / OLDER)):
+        if split == OLDER and not answers.split_files(examples_uri, OLDER):
+            continue
+        folder.mkdir(parents=True, exist_ok=True)
+        batches = answers.answer_split(export, examples_uri, split)
+        answers.write(folder, _told(batches, name), export)
 
 
 def _told(batches: Iterator[Any], name: str) -> Iterator[Any]:

@@ -1,4 +1,4 @@
-"""ServingCheck: does a clean process serve real files as evaluation saw them?
+"""ServingCheck: does a clean process serve real files as evaluation saw them, and as was trained?
 
 The check records what it finds and raises nothing about the model: the final gate refuses it, and
 says why, beside all else that it found.
@@ -6,28 +6,27 @@ says why, beside all else that it found.
 
 import hashlib
 import json
-import os
 import signal
 import subprocess
 import sys
 import tempfile
 from collections import defaultdict
-from dataclasses import dataclass
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArtifact, Parameter
 from tfx.dsl.component.experimental.decorators import component
-from tfx.types.standard_artifacts import Examples, Model
+from tfx.types.standard_artifacts import Examples, Model, TransformGraph
 from tfx.utils import path_utils
 
 from components import artifacts
-from pipeline import events, features
+from pipeline import events, features, serving_child
 from pipeline import predictions as answers
+from pipeline.blessing import agreement, latency
+from pipeline.blessing.differences import Difference, by_head, differ, what
 from pipeline.config import Serving
 from pipeline.errors import SafelightError, bounded
-from pipeline.head_columns import Classes, HeadColumns, Values
 from pipeline.heads import LABEL
 
 REPORT = "serving_check.json"
@@ -40,9 +39,11 @@ def ServingCheck(
     examples: InputArtifact[Examples],
     model: InputArtifact[Model],
     predictions: InputArtifact[artifacts.Predictions],
+    transform_graph: InputArtifact[TransformGraph],
     serving_check: OutputArtifact[artifacts.ServingCheck],
     options: Parameter[str],
     code: Parameter[str],
+    champion: Parameter[str] = "",
 ) -> None:
     """Writes serving_check.json: `passed`, and what differed.
 
@@ -50,9 +51,11 @@ def ServingCheck(
       examples: with a split `test`.
       model: the export that would be pushed.
       predictions: what evaluation says the model answers, image by image.
+      transform_graph: what training read the images through.
       serving_check: the report.
       options: JSON of config.Serving.
       code: fingerprint of the sources, for the cache key.
+      champion: a pushed version's directory, to be timed and weighed beside the model, or "".
 
     Raises:
       SafelightError: an input is damaged. An export that can't be served is no error here.
@@ -62,19 +65,51 @@ def ServingCheck(
     expected = answers.read(Path(predictions.uri))
     if expected is None or not expected.ids:
         raise SafelightError(f"There are no predictions at {predictions.uri}. Run again.")
+    served = Path(path_utils.serving_model_path(model.uri))
     rows = pick(expected.ids, expected.labels, settings.check_images)
+    compared = _compared(expected, settings.agreement_images)
     events.progress("ServingCheck", 0, len(rows), "images")
-    with tempfile.TemporaryDirectory(prefix="safelight-serving-") as scratch:
-        wanted = [expected.ids[row] for row in rows]
-        request = _request(
-            Path(scratch), examples.uri, path_utils.serving_model_path(model.uri), wanted
-        )
-        answer = _serve(request)
-    report = compare(expected, rows, answer, settings.tolerance)
+    with _Child() as child:
+        wanted = dict.fromkeys(expected.ids[row] for row in (*rows, *compared))
+        found = _find(examples.uri, wanted)
+        agreed = None
+        if compared:
+            events.progress("ServingCheck", 0, len(compared), "images", "training's way")
+            records = [found[expected.ids[row]][1] for row in compared]
+            graph, tolerance = Path(transform_graph.uri), settings.agreement_tolerance
+            agreed = agreement.check(served, graph, records, expected, compared, tolerance)
+        images = [found[expected.ids[row]] for row in rows]
+        answer = child.ask(served, images, settings.latency_requests, champion)
+    report = {
+        **compare(expected, rows, answer, settings.tolerance),
+        "agreement": agreed,
+        "latency": _latency(answer, served, champion, settings),
+    }
     events.progress("ServingCheck", len(rows), len(rows), "images")
     folder = Path(serving_check.uri)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / REPORT).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+
+
+def _compared(expected: answers.Predictions, count: int) -> list[int]:
+    """Returns the rows that go training's way; none where that is off."""
+    return pick(expected.ids, expected.labels, count) if count else []
+
+
+def _latency(
+    answer: dict[str, Any], served: Path, champion: str, settings: Serving
+) -> dict[str, Any]:
+    """Returns what was timed and weighed, and the limits that the gate holds it to."""
+    return {
+        "batches": answer.get("latency", {}),
+        "size_bytes": latency.size(served),
+        "champion_size_bytes": latency.size(Path(champion)) if champion else None,
+        "limits": {
+            "latency_ratio": settings.max_latency_ratio,
+            "size_ratio": settings.max_size_ratio,
+        },
+        "message": answer.get("not_timed") or answer.get("error", ""),
+    }
 
 
 def pick(ids: list[bytes], labels: list[str], count: int) -> list[int]:
@@ -109,18 +144,19 @@ def compare(
     if "error" in answer:
         message = f"The exported model could not be served by a clean process: {answer['error']}"
         return {**report, "message": message}
-    found: dict[str, _Difference] = {}
+    found: dict[str, Difference] = {}
     for way in ("served", "examples"):
-        for name, columns in _by_head(expected).items():
+        for name, columns in by_head(expected).items():
             given = answer[way] if name == LABEL else answer[way]["heads"].get(name, {})
             try:
-                differs = _differ(columns, rows, given)
+                differs = differ(columns, rows, given)
+                if name == LABEL:
+                    differs = differs.joined(_unsaid(expected, rows, given, tolerance))
             except (KeyError, ValueError) as error:
                 where = "" if name == LABEL else f" of the head {name!r}"
                 message = f"A clean process answered with {error}{where} for {len(rows)} images."
                 return {**report, "message": message}
-            before = found.get(name, _Difference(frozenset(), 0.0))
-            found[name] = _Difference(before.wrong | differs.wrong, max(before.most, differs.most))
+            found[name] = found.get(name, Difference()).joined(differs)
     wrong = frozenset[int]().union(*(one.wrong for one in found.values()))
     worst = max(one.most for one in found.values())
     return {
@@ -132,114 +168,61 @@ def compare(
     }
 
 
-@dataclass(frozen=True)
-class _Difference:
-    """Of one head: rows with another class, and the largest difference of a number."""
+def _unsaid(
+    expected: answers.Predictions, rows: list[int], given: dict[str, Any], tolerance: float
+) -> Difference:
+    """Returns the images of which one says `unknown` and the other does not.
 
-    wrong: frozenset[int]
-    most: float
-
-
-def _by_head(expected: answers.Predictions) -> dict[str, HeadColumns]:
-    names: list[str | None] = list(expected.labels)
-    label = Classes(expected.classes, names, expected.predicted, expected.probabilities)
-    return {LABEL: label, **expected.heads}
-
-
-def _differ(expected: HeadColumns, rows: list[int], given: dict[str, Any]) -> _Difference:
-    """Compares what one head said in the child with what it said before.
-
-    Numbers of a regression head may be large: their difference is taken relative to those beyond 1.
-
-    Raises:
-      KeyError, ValueError: the answer has another form; the message ends a sentence.
+    An image whose confidence lies at the threshold, within the tolerance, may fall on either side.
     """
-    if isinstance(expected, Values):
-        key, wanted = "values", expected.predicted[rows].astype(np.float64)
-        scale = np.maximum(1.0, np.abs(wanted))
-    else:
-        key, wanted = "probabilities", expected.probabilities[rows].astype(np.float64)
-        scale = np.ones_like(wanted)
-    if key not in given:
-        raise ValueError(f"no {key}")
-    numbers = np.asarray(given[key], np.float64)
-    if numbers.shape != wanted.shape:
-        raise ValueError(f"{key} of shape {numbers.shape}, where {wanted.shape} was expected,")
-    apart = np.abs(numbers - wanted) / scale
-    # NaN differs from everything.
-    most = float(np.where(np.isnan(apart), 1.0, apart).max(initial=0))
-    if isinstance(expected, Values):
-        return _Difference(frozenset(), most)
-    pairs = zip(rows, given["labels"], strict=True)
-    return _Difference(frozenset(r for r, name in pairs if name != expected.predicted[r]), most)
+    if expected.answered is None or expected.threshold is None:
+        return Difference()
+    now = given.get("answered") or [True] * len(rows)
+    sure = expected.probabilities.max(axis=1)
+    pairs = [(row, told) for row, told in zip(rows, now, strict=True)]
+    return Difference(
+        frozenset(
+            row
+            for row, told in pairs
+            if told != expected.answered[row]
+            and abs(float(sure[row]) - expected.threshold) > tolerance
+        )
+    )
 
 
 def _message(
     expected: answers.Predictions,
     rows: list[int],
-    found: dict[str, _Difference],
+    found: dict[str, Difference],
     tolerance: float,
 ) -> str:
     for name, one in found.items():
         if one.wrong:
             images = bounded([answers.text(expected.ids[row]) for row in sorted(one.wrong)])
-            what = "label" if name == LABEL else name
+            label = "label" if name == LABEL else name
             return (
-                f"A clean process serves another {what} than evaluation saw for {len(one.wrong)} "
+                f"A clean process serves another {label} than evaluation saw for {len(one.wrong)} "
                 f"of {len(rows)} images ({images}); probabilities differ by up to {one.most:.2g}."
             )
     for name, one in found.items():
         if one.most > tolerance:
-            what = _what(expected, name)
             return (
-                f"A clean process serves {what} that differ from evaluation's by up to "
-                f"{one.most:.2g} on {len(rows)} images; at most {tolerance:.2g} is allowed "
+                f"A clean process serves {what(expected, name)} that differ from evaluation's by "
+                f"up to {one.most:.2g} on {len(rows)} images; at most {tolerance:.2g} is allowed "
                 "(serving.tolerance)."
             )
     worst = ", ".join(
-        f"{_what(expected, name)} differ by at most {one.most:.2g}" for name, one in found.items()
+        f"{what(expected, name)} differ by at most {one.most:.2g}" for name, one in found.items()
     )
     return f"A clean process serves {len(rows)} images as evaluation saw them ({worst})."
 
 
-def _what(expected: answers.Predictions, name: str) -> str:
-    if name == LABEL:
-        return "probabilities"
-    values = isinstance(expected.heads[name], Values)
-    return f"values of {name}" if values else f"probabilities of {name}"
+def _find(examples_uri: str, wanted: Collection[bytes]) -> dict[bytes, tuple[bytes, bytes]]:
+    """Returns {id: (encoded image, serialized example)} of the split test.
 
-
-def _request(scratch: Path, examples_uri: str, model: str, wanted: list[bytes]) -> dict[str, Any]:
-    """Writes the wanted images as files, and as a TFRecord, in this order."""
-    import tensorflow as tf
-
-    found = _find(examples_uri, set(wanted))
-    missing = [answers.text(name) for name in wanted if name not in found]
-    if missing:
-        raise SafelightError(
-            f"{bounded(missing)} stand in the predictions and not in the examples at "
-            f"{examples_uri}. Run again."
-        )
-    files = []
-    for number, name in enumerate(wanted):
-        path = scratch / f"{number:06d}.image"
-        path.write_bytes(found[name][0])
-        files.append(str(path))
-    with tf.io.TFRecordWriter(str(scratch / "examples")) as writer:
-        for name in wanted:
-            writer.write(found[name][1])
-    request = {
-        "model": model,
-        "files": files,
-        "examples": str(scratch / "examples"),
-        "answer": str(scratch / "answer.json"),
-    }
-    (scratch / "request.json").write_text(json.dumps(request), encoding="utf-8")
-    return {**request, "request": str(scratch / "request.json"), "log": str(scratch / "log.txt")}
-
-
-def _find(examples_uri: str, wanted: set[bytes]) -> dict[bytes, tuple[bytes, bytes]]:
-    """Returns {id: (encoded image, serialized example)}."""
+    Raises:
+      SafelightError: one isn't there.
+    """
     import tensorflow as tf
 
     spec = {name: tf.io.FixedLenFeature([], tf.string) for name in (features.ID, features.IMAGE)}
@@ -250,40 +233,74 @@ def _find(examples_uri: str, wanted: set[bytes]) -> dict[bytes, tuple[bytes, byt
         for row, name in enumerate(parsed[features.ID].numpy()):
             if name in wanted:
                 found[name] = (parsed[features.IMAGE][row].numpy(), batch[row].numpy())
+    missing = [answers.text(name) for name in wanted if name not in found]
+    if missing:
+        raise SafelightError(
+            f"{bounded(missing)} stand in the predictions and not in the examples at "
+            f"{examples_uri}. Run again."
+        )
     return found
 
 
-def _serve(request: dict[str, Any]) -> dict[str, Any]:
-    """Runs the child; returns its answer, or `error` with one sentence."""
-    command = [sys.executable, "-m", "pipeline.serving_child", request["request"], str(os.getpid())]
-    with open(request["log"], "wb") as log:
-        child = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=_environment()
-        )
+class _Child:
+    """The clean process: started at once, as TensorFlow takes long, asked when all is ready."""
+
+    def __init__(self) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="safelight-serving-")
+        self._scratch = Path(self._folder.name)
+        with open(self._scratch / "log.txt", "wb") as log:
+            self._process = serving_child.start(self._scratch / "request.json", log)
+
+    def __enter__(self) -> "_Child":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait()
+        self._folder.cleanup()
+
+    def ask(
+        self, model: Path, images: list[tuple[bytes, bytes]], requests: int, champion: str
+    ) -> dict[str, Any]:
+        """Has these images, (file, serialized example) each, served.
+
+        Returns:
+          The child's answer, or `error` with one sentence.
+        """
+        request = self._request(images)
+        told = {"model": str(model), "requests": requests, "champion": champion, **request}
+        (self._scratch / "request.json").write_text(json.dumps(told), encoding="utf-8")
         try:
-            code = child.wait(_SECONDS)
+            self._process.communicate(b"go\n", timeout=_SECONDS)
         except subprocess.TimeoutExpired:
             return {"error": f"it did not answer within {_SECONDS} seconds."}
-        finally:
-            child.kill()
-            child.wait()
-    log_text = Path(request["log"]).read_text(encoding="utf-8", errors="replace")
-    sys.stderr.write(log_text)
-    if code == 0 and Path(request["answer"]).is_file():
-        answer: dict[str, Any] = json.loads(Path(request["answer"]).read_text(encoding="utf-8"))
-        return answer
-    if code < 0:
-        return {"error": f"it was ended by {signal.Signals(-code).name}."}
-    last = next(
-        (line for line in reversed(log_text.splitlines()) if line.strip()), "it said nothing"
-    )
-    return {"error": last.strip().rstrip(".")[:500] + "."}
+        return self._outcome(Path(told["answer"]))
 
+    def _request(self, images: list[tuple[bytes, bytes]]) -> dict[str, Any]:
+        """Writes the images as files, and as a TFRecord, in this order."""
+        import tensorflow as tf
 
-def _environment() -> dict[str, str]:
-    """Returns this process's environment without devices and without a cluster."""
-    environment = {name: value for name, value in os.environ.items() if name != "TF_CONFIG"}
-    environment["CUDA_VISIBLE_DEVICES"] = "-1"
-    environment["TF_USE_LEGACY_KERAS"] = "0"
-    environment.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    return environment
+        files = []
+        for number, (encoded, _) in enumerate(images):
+            path = self._scratch / f"{number:06d}.image"
+            path.write_bytes(encoded)
+            files.append(str(path))
+        records = self._scratch / "examples"
+        with tf.io.TFRecordWriter(str(records)) as writer:
+            for _, serialized in images:
+                writer.write(serialized)
+        answer = self._scratch / "answer.json"
+        return {"files": files, "examples": str(records), "answer": str(answer)}
+
+    def _outcome(self, answer: Path) -> dict[str, Any]:
+        log = (self._scratch / "log.txt").read_text(encoding="utf-8", errors="replace")
+        sys.stderr.write(log)
+        code = self._process.returncode
+        if code == 0 and answer.is_file():
+            found: dict[str, Any] = json.loads(answer.read_text(encoding="utf-8"))
+            return found
+        if code < 0:
+            return {"error": f"it was ended by {signal.Signals(-code).name}."}
+        lines = [line.strip() for line in log.splitlines() if line.strip()]
+        last = lines[-1] if lines else "it said nothing"
+        return {"error": last.rstrip(".")[:500] + "."}

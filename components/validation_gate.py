@@ -17,7 +17,7 @@ from tfx.types.standard_artifacts import ExampleAnomalies, ExampleStatistics
 
 from components.artifacts import IngestReport, ValidationReport
 from pipeline import checks, events, refused
-from pipeline.config import Validation
+from pipeline.config import Evaluate, Validation
 
 REPORT = "validation.json"
 _STATISTICS = "FeatureStats.pb"  # StatisticsGen's name for it
@@ -34,6 +34,7 @@ def ValidationGate(
     validation_report: OutputArtifact[ValidationReport],
     options: Parameter[str],
     code: Parameter[str],
+    judged: Parameter[str] = "",
 ) -> None:
     """Writes validation.json, and tells every finding in mode `warn`.
 
@@ -44,6 +45,8 @@ def ValidationGate(
       validation_report: `{"checks": [...]}`, each finding with its check, mode and state.
       options: JSON of config.Validation.
       code: fingerprint of the sources, for the cache key.
+      judged: JSON of config.Evaluate, which says what test must be large enough for; "" asks
+        nothing.
 
     Raises:
       DataRefused: a check in mode `fail` found something. TFX then drops the report, of which a
@@ -58,6 +61,7 @@ def ValidationGate(
         anomalies=_read(anomalies, _ANOMALIES, anomalies_pb2.Anomalies),
         counts=summary["per_class"],
         images=images if images.is_file() else None,
+        judged=Evaluate.model_validate_json(judged) if judged else None,
     )
     found = checks.run(Validation.model_validate_json(options), evidence)
     folder = Path(validation_report.uri)

@@ -140,4 +140,4 @@ def _why(verdict: dict[str, Any], champion: int | None) -> str:
     said = (verdict.get("champion") or {}).get("verdict")
     if said == "undecided":
         return f"within the margin of version {champion} by its estimate"
-    return f"no worse than version {champion}"
+    return f"{said or 'no worse'} than version {champion}"

@@ -16,7 +16,8 @@ from typing import Any, Literal
 from tensorflow_metadata.proto.v0 import anomalies_pb2, schema_pb2, statistics_pb2
 
 from pipeline import targets
-from pipeline.config import Mode, Validation
+from pipeline.blessing import size
+from pipeline.config import Evaluate, Mode, Validation
 from pipeline.errors import DataRefused, bounded
 from pipeline.features import LABEL, SPLITS, TEST, TRAIN
 
@@ -68,12 +69,14 @@ class Evidence:
       counts: images of each class in each split, from the ingest report.
       images: the ingest report's images.parquet, which has the targets of heads, image by image;
         None where there is none.
+      judged: what the model will be held to on `test`; None to leave that out.
     """
 
     statistics: Mapping[str, statistics_pb2.DatasetFeatureStatisticsList]
     anomalies: Mapping[str, anomalies_pb2.Anomalies]
     counts: Counts
     images: Path | None = None
+    judged: Evaluate | None = None
 
 
 def run(options: Validation, evidence: Evidence) -> list[Check]:
@@ -85,6 +88,9 @@ def run(options: Validation, evidence: Evidence) -> list[Check]:
         ("imbalance", options.imbalance, imbalance(evidence.counts, options.max_imbalance)),
         ("split_mix", options.split_mix, split_mix(evidence.counts, options.max_split_distance)),
     ]
+    if evidence.judged is not None:
+        small = test_size(evidence.counts, evidence.judged)
+        findings.append(("test_size", options.test_size, small))
     return [check for name, mode, found in findings for check in _as_checks(name, mode, found)]
 
 
@@ -196,6 +202,13 @@ def few_images(counts: Counts, least: int) -> Iterator[Finding]:
                 f"Too few images in split {split!r}: {bounded(few)}. Expected at least {least} of "
                 "each class (validation.min_images). Add images, or leave the class out.",
             )
+
+
+def test_size(counts: Counts, judged: Evaluate) -> Iterator[Finding]:
+    """Yields a finding for each thing asked of the model that test is too small to show."""
+    sizes = {name: of.get(TEST, 0) for name, of in counts.items()}
+    for head, found, expected, message in size.hopeless(sizes, judged):
+        yield Finding(head, TEST, found, expected, message)
 
 
 def _is_unseen(of: Mapping[str, int]) -> bool:

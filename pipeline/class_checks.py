@@ -14,9 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline import bounds
-from pipeline.errors import bounded
+from pipeline.blessing.paired import Decision, Verdict
+from pipeline.config import Evaluate
+from pipeline.config.judging import HeadFloors
 from pipeline.heads import LABEL
-from pipeline.measured import Measured
+from pipeline.measured import Measured, least_accuracy
 
 # Batches of another size may round a near tie the other way: one image in a thousand, at least 1.
 _ROUNDING_SHARE = 0.001
@@ -24,7 +26,10 @@ _ROUNDING_SHARE = 0.001
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was checked; `bound` is what `threshold` is compared with."""
+    """One thing that was checked; `bound` is what `threshold` is compared with.
+
+    `interval` is the confidence interval of `value`, (lower, upper), where it has one.
+    """
 
     name: str
     value: float | None
@@ -32,17 +37,40 @@ class Check:
     threshold: float | None
     passed: bool
     message: str
+    interval: tuple[float, float] | None = None
+
+
+# What one subject of the blessing adds: its checks, and its keys of verdict.json.
+Part = tuple[list[Check], dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class Floors:
-    """What one class head must reach; None where the data decides."""
+    """What one class head must reach; None where the data decides.
+
+    `decisions` says what becomes of each verdict on the comparison with the champion.
+    """
 
     head: str
     min_accuracy: float | None
     min_class_recall: float | None
     max_regression: float
     confidence: float
+    decisions: Mapping[Verdict, Decision]
+
+    @classmethod
+    def asked(cls, options: Evaluate, head: str = LABEL) -> Floors:
+        """Returns what the section evaluate asks of a class head."""
+        own: HeadFloors = options.heads.get(head, {}) if head != LABEL else {}
+        label = head == LABEL
+        return cls(
+            head=head,
+            min_accuracy=options.min_accuracy if label else own.get("min_accuracy"),
+            min_class_recall=options.min_class_recall if label else own.get("min_class_recall"),
+            max_regression=own.get("max_regression", options.max_regression),
+            confidence=options.confidence,
+            decisions=decisions(options),
+        )
 
     def check(self, name: str) -> str:
         """Returns the name of a check: the label's are bare."""
@@ -56,6 +84,16 @@ class Floors:
     def of(self) -> str:
         """The head in a sentence, with a space before it."""
         return "" if self.head == LABEL else f" of {self.head}"
+
+
+def decisions(options: Evaluate) -> dict[Verdict, Decision]:
+    """Returns what becomes of each verdict."""
+    return {
+        "better": options.on_better,
+        "no worse": options.on_no_worse,
+        "worse": options.on_worse,
+        "undecided": options.on_undecided,
+    }
 
 
 def sound(
@@ -115,7 +153,7 @@ def accuracy(measured: Measured, majority: float, floors: Floors) -> Check:
     floor = floors.min_accuracy
     source = floors.key("min_accuracy")
     if floor is None:
-        floor = majority + 0.1 * (1 - majority)
+        floor = least_accuracy(majority)
         source = f"the largest class's share, {majority:.1%}, plus a tenth of the rest"
     correct = round(measured.accuracy * measured.examples)
     bound = bounds.lower_bound(correct, measured.examples, floors.confidence)
@@ -128,78 +166,9 @@ def accuracy(measured: Measured, majority: float, floors: Floors) -> Check:
     if not passed and measured.accuracy > floor:
         needed = bounds.images_needed(measured.accuracy, floor, floors.confidence)
         message += f" About {needed:,} test images would be needed to tell them apart."
-    return Check(floors.check("accuracy"), measured.accuracy, bound, floor, passed, message)
-
-
-def class_recall(matrix: npt.NDArray[np.int64], classes: Sequence[str], floors: Floors) -> Check:
-    """Holds the upper bound of each class's recall to the floor; int64 [classes, classes]."""
-    name_of_check = floors.check("class_recall")
-    floor = floors.min_class_recall
-    source = floors.key("min_class_recall")
-    if floor is None:
-        floor = 0.5 / max(1, len(classes))
-        source = f"half of 1/{len(classes)}"
-    rows = [
-        (
-            int(matrix[i, i]) / support,
-            bounds.upper_bound(int(matrix[i, i]), support, floors.confidence),
-            name,
-        )
-        for i, name in enumerate(classes)
-        if (support := int(matrix[i].sum()))
-    ]
-    if not rows:
-        return Check(
-            name_of_check, None, None, floor, False, f"No class{floors.of} has a test image."
-        )
-    below = sorted(row for row in rows if row[1] < floor)
-    recall, bound, name = below[0] if below else min(rows)
-    message = (
-        f"The worst class{floors.of}, {name}, has a recall of {recall:.2%}, and with "
-        f"{floors.confidence:.0%} confidence at most {bound:.2%}; the floor is {floor:.2%} "
-        f"({source})."
-    )
-    if len(below) > 1:
-        message += f" Below it: {bounded([row[2] for row in below])}."
-    return Check(name_of_check, recall, bound, floor, not below, message)
-
-
-def against(
-    ours: npt.NDArray[np.bool_], theirs: npt.NDArray[np.bool_], champion: str, floors: Floors
-) -> tuple[Check, dict[str, Any]]:
-    """Compares what is right on the same images, bool [images], with the champion's.
-
-    Returns:
-      The check, and what verdict.json says of the comparison.
-    """
-    images = len(ours)
-    only_ours, only_theirs = int(np.sum(ours & ~theirs)), int(np.sum(theirs & ~ours))
-    difference = (only_ours - only_theirs) / images
-    lower, upper = bounds.difference_bounds(only_ours, only_theirs, images, floors.confidence)
-    margin = floors.max_regression
-    said = bounds.compare(lower, upper, margin)
-    passed = said == "no worse" or (said == "undecided" and difference >= -margin)
-    message = (
-        f"Accuracy{floors.of} is {_points(difference)} against {champion} on the same {images:,} "
-        f"images (right alone: {only_ours:,} and {only_theirs:,}), and with "
-        f"{floors.confidence:.0%} confidence between {_points(lower)} and {_points(upper)}; at "
-        f"most {100 * margin:.2f} points may be lost ({floors.key('max_regression')}): "
-    )
-    message += {
-        "no worse": "no worse.",
-        "worse": "worse.",
-        "undecided": "the images are too few to tell, so the estimate decides: "
-        + ("within the margin." if passed else "a loss beyond the margin."),
-    }[said]
-    told = {
-        "accuracy": float(theirs.mean()),
-        "difference": difference,
-        "lower": lower,
-        "upper": upper,
-        "verdict": said,
-    }
-    bound = lower if said == "no worse" else upper if said == "worse" else difference
-    return Check(floors.check("champion"), difference, bound, -margin, passed, message), told
+    interval = (bound, bounds.upper_bound(correct, measured.examples, floors.confidence))
+    name = floors.check("accuracy")
+    return Check(name, measured.accuracy, bound, floor, passed, message, interval)
 
 
 def majority(matrix: npt.NDArray[np.int64]) -> float:
@@ -242,10 +211,6 @@ def metrics(
         "macro_f1": _mean(columns["f1"]),
         "worst_class_recall": min(columns["recall"], default=0.0),
     }
-
-
-def _points(difference: float) -> str:
-    return f"{100 * difference:+.2f} points"
 
 
 def _mean(values: list[float]) -> float:

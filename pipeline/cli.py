@@ -175,6 +175,20 @@ def report(
     pages.command(workdir, run_id, as_json)
 
 
+@app.command(rich_help_panel=LOOK)
+def why(
+    workdir: WorkdirOption,
+    run_id: Annotated[
+        str | None, typer.Argument(metavar="[RUN]", help="A run's id; by default the newest.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say why a run was pushed, blocked or refused: checks, flipped answers, slices, mix-ups."""
+    from pipeline import why as explanation
+
+    explanation.command(workdir, run_id, as_json)
+
+
 @app.command(rich_help_panel=SERVE)
 def serve(
     workdir: WorkdirOption,

@@ -23,6 +23,9 @@ class HeadPrediction:
 class Prediction:
     """The answer for one image; `probabilities` in the model's class order.
 
+    `label` is the most probable class, or `unknown` from a model with a threshold that isn't sure
+    enough; `score` is that class's probability in both cases.
+
     `heads` has what the heads beside the label say, by name: a class head's answer, or a
     regression head's number.
     """

@@ -45,6 +45,9 @@ def submit(
     data: DataArgument,
     profile: ProfileOption = "kubeflow",
     overrides: SetOption = None,
+    spans: Annotated[
+        Path | None, typer.Option(help="A window below DATA: a JSON file, docs/kubeflow.md.")
+    ] = None,
     package: PackageOption = None,
     champion: Annotated[
         str, typer.Option(help="The version to beat; none for none; by default the live one.")
@@ -62,6 +65,7 @@ def submit(
             profile,
             overrides or (),
             data,
+            spans=spans,
             package=package,
             champion=champion,
             run_overrides=run_overrides,

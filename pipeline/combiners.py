@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ from tensorflow_model_analysis.metrics.multi_class_confusion_matrix_metrics impo
 )
 
 from pipeline import features
+from pipeline.measured import least_accuracy
 
 # As in Keras: a probability of 0 for the truth costs -log of this.
 _EPSILON = 1e-7
@@ -37,7 +38,8 @@ class ClassCombiner(beam.CombineFn):
         """Makes the combiner of one head.
 
         Args:
-          keys: TFMA's, of accuracy, top-k accuracy, cross-entropy, images and confusion matrices.
+          keys: TFMA's, of accuracy, top-k accuracy, cross-entropy, images, accuracy less its
+            default floor, and confusion matrices.
           top_k: k.
           output: the head's name; "" where the label's is the only one.
         """
@@ -70,7 +72,16 @@ class ClassCombiner(beam.CombineFn):
         images = float(sums.totals[3])
         means = sums.totals[:3] / images if images else np.full(3, np.nan)
         matrices = Matrices({0.0: {MatrixEntryKey(*pair): n for pair, n in sums.pairs.items()}})
-        return dict(zip(self._keys, [*map(float, means), images, matrices], strict=True))
+        over = float(means[0]) - least_accuracy(_majority(sums.pairs))
+        return dict(zip(self._keys, [*map(float, means), images, over, matrices], strict=True))
+
+
+def _majority(pairs: Mapping[tuple[int, int], int]) -> float:
+    """Returns the share of the largest class; (label, predicted) are the pairs."""
+    sizes: Counter[int] = Counter()
+    for (label, _), count in pairs.items():
+        sizes[label] += count
+    return max(sizes.values(), default=0) / max(1, sizes.total())
 
 
 def measure(

@@ -47,6 +47,7 @@ __all__ = [
     "load",
     "sample_images",
     "scan",
+    "unpacked",
 ]
 
 # Encoded records that an epoch without a cache mixes at a time.

@@ -23,6 +23,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from pipeline import lanes
+
 State = Literal["ok", "warn", "fail"]
 
 _GB: Final = 1e9
@@ -32,11 +34,6 @@ _MEMORY_GB: Final = 4.0  # below it Transform and Trainer of a demo-sized run st
 _DISK_GB: Final = 5.0
 _SHM_MB: Final = 64.0  # what Docker gives by default
 
-# What a lane is, to the minor version; the lock pins the rest.
-_LANES: Final = {
-    "legacy": {"tfx": "1.16", "tensorflow": "2.16", "keras": "3.", "protobuf": "3.20"},
-    "current": {"tfx": "1.21", "tensorflow": "2.21", "keras": "3.", "protobuf": "6."},
-}
 _OTHERS: Final = ("apache-beam", "tensorflow-transform", "tensorflow-model-analysis", "numpy")
 _MARKS: Final[dict[State, str]] = {
     "ok": "[green]ok[/]",
@@ -92,7 +89,7 @@ def inspect(folder: Path) -> Machine:
     """Looks at this machine; `folder` says which disk counts."""
     memory = psutil.virtual_memory()
     shm = Path("/dev/shm")
-    names = {name for lane in _LANES.values() for name in lane} | set(_OTHERS)
+    names = {name for lane in lanes.VERSIONS.values() for name in lane} | set(_OTHERS)
     return Machine(
         python=sys.version_info[:2],
         system=f"{platform.system()}-{platform.machine()}",
@@ -139,15 +136,10 @@ def command(as_json: bool, folder: Path | None = None) -> int:
         "All is fine." if not failed + warned else f"{failed} to fix, {warned} worth a look."
     )
     if as_json:
-        lane = lane_of(sys.version_info[:2])
+        lane = lanes.of(sys.version_info[:2])
         record = {"ok": not failed, "lane": lane, "checks": [asdict(one) for one in findings]}
         sys.stdout.write(json.dumps(record) + "\n")
     return 1 if failed else 0
-
-
-def lane_of(python: tuple[int, int]) -> str:
-    """Returns the lane that the lock gives this Python."""
-    return "legacy" if python < (3, 11) else "current"
 
 
 def ask_tensorflow(seconds: float = _CHILD_SECONDS) -> list[Finding]:
@@ -208,9 +200,9 @@ def _check_system(machine: Machine) -> Finding:
 
 
 def _check_lane(machine: Machine) -> Finding:
-    lane = lane_of(machine.python)
-    found = f"{lane}: TFX {_LANES[lane]['tfx']} on Python {_dotted(machine.python)}"
-    if lane == "current" and (machine.glibc is None or machine.glibc < (2, 39)):
+    lane = lanes.of(machine.python)
+    found = f"{lane}: TFX {lanes.VERSIONS[lane]['tfx']} on Python {_dotted(machine.python)}"
+    if lane == "current" and (machine.glibc is None or machine.glibc < lanes.CURRENT_GLIBC):
         return Finding(
             "lane",
             "fail",
@@ -223,7 +215,7 @@ def _check_lane(machine: Machine) -> Finding:
 
 
 def _check_versions(machine: Machine) -> Iterator[Finding]:
-    expected = _LANES[lane_of(machine.python)]
+    expected = lanes.VERSIONS[lanes.of(machine.python)]
     for name, prefix in expected.items():
         version = machine.versions.get(name)
         if version is None:

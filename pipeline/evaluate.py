@@ -1,8 +1,12 @@
 """What TFMA measures on the exported model, and how its results are read.
 
 Evaluator feeds the model's own `serving_default` signature and takes the label through its
-`transform_features`: what is measured is what will be served. No thresholds stand here: the
-final gate (`components/blessing_gate.py`) decides, once.
+`transform_features`: what is measured is what will be served.
+
+The floors that TFMA can hold stand in its configuration, so that its own validation result is
+there to read. It compares point estimates: the final gate (`components/blessing_gate.py`) holds the
+same floors to confidence bounds and decides, once. A recall that must be *shown* to be too low has
+no threshold here: TFMA would turn away what the gate lets pass.
 
 Where the time goes (10,000 images of 32 x 32, 2 cores): TFMA takes each image apart and hands it
 to each metric by itself, and its Keras metrics are traced anew for every batch that they gather;
@@ -39,6 +43,7 @@ from tensorflow_model_analysis.metrics.multi_class_confusion_matrix_plot import 
 from pipeline import features
 from pipeline.combiners import ClassCombiner, ValueCombiner
 from pipeline.config import Evaluate
+from pipeline.config.judging import HeadFloors
 from pipeline.errors import SafelightError
 from pipeline.heads import LABEL, Head
 from pipeline.measured import Measured, MeasuredValues
@@ -47,6 +52,8 @@ ACCURACY = "accuracy"
 TOP_K_ACCURACY = "top_k_accuracy"
 CROSS_ENTROPY = "cross_entropy"
 EXAMPLE_COUNT = "example_count"
+# Accuracy less its default floor, which the data decides.
+OVER_GUESSING = "accuracy_over_guessing"
 MAE = "mae"
 RMSE = "rmse"
 R2 = "r2"
@@ -56,18 +63,22 @@ def eval_config(options: Evaluate, code: str = "", heads: Sequence[Head] = ()) -
     """Returns what Evaluator is to measure; the classes need not be known.
 
     Args:
-      options: the configuration's section; only `top_k` matters here.
+      options: the configuration's section: `top_k`, and the floors that TFMA holds.
       code: fingerprint of this module's sources: part of Evaluator's cache key.
       heads: those beside the label.
     """
-    further: dict[str, list[str]] = {"class": [LABEL] if heads else [], "regression": []}
-    for head in heads:
-        further[head.kind].append(head.name)
     classes = json.dumps({"top_k": options.top_k, "code": code})
-    specs = [_metrics(ClassificationMetrics.__name__, classes, further["class"])]
-    if further["regression"]:
-        values = json.dumps({"code": code})
-        specs.append(_metrics(RegressionMetrics.__name__, values, further["regression"]))
+    values = json.dumps({"code": code})
+    label = Head(name=LABEL if heads else "", kind="class")
+    specs = []
+    for head in (label, *heads):
+        own: HeadFloors = options.heads.get(head.name, {})
+        if head.kind == "class":
+            floor = options.min_accuracy if head is label else own.get("min_accuracy")
+            specs.append(_metrics(ClassificationMetrics.__name__, classes, head, _least(floor)))
+        else:
+            most = _most(own.get("max_mae"))
+            specs.append(_metrics(RegressionMetrics.__name__, values, head, most))
     targets = {LABEL: features.LABEL_ID, **{head.name: head.target for head in heads}}
     return tfma.EvalConfig(
         model_specs=[
@@ -84,9 +95,25 @@ def eval_config(options: Evaluate, code: str = "", heads: Sequence[Head] = ()) -
     )
 
 
-def _metrics(name: str, config: str, outputs: Sequence[str]) -> tfma.MetricsSpec:
+def _metrics(
+    name: str, config: str, head: Head, thresholds: Mapping[str, tfma.MetricThreshold]
+) -> tfma.MetricsSpec:
     metric = tfma.MetricConfig(class_name=name, module=__name__, config=config)
-    return tfma.MetricsSpec(metrics=[metric], output_names=outputs)
+    outputs = [head.name] if head.name else []
+    return tfma.MetricsSpec(metrics=[metric], output_names=outputs, thresholds=thresholds)
+
+
+def _least(accuracy: float | None) -> dict[str, tfma.MetricThreshold]:
+    name, least = (OVER_GUESSING, 0.0) if accuracy is None else (ACCURACY, accuracy)
+    bound = tfma.GenericValueThreshold(lower_bound={"value": least})
+    return {name: tfma.MetricThreshold(value_threshold=bound)}
+
+
+def _most(mae: float | None) -> dict[str, tfma.MetricThreshold]:
+    if mae is None:
+        return {}
+    bound = tfma.GenericValueThreshold(upper_bound={"value": mae})
+    return {MAE: tfma.MetricThreshold(value_threshold=bound)}
 
 
 def custom_extractors(
@@ -136,7 +163,33 @@ def read_metrics(evaluation_uri: str) -> Measured:
     }
     whole = found.pop(label)
     assert isinstance(whole, Measured)
-    return replace(whole, heads=found)
+    return replace(whole, heads=found, missed=_missed(evaluation_uri))
+
+
+def _missed(evaluation_uri: str) -> tuple[str, ...] | None:
+    """Returns the thresholds that TFMA found missed; None where it left no validation result."""
+    if not list(Path(evaluation_uri).glob(f"{tfma.constants.VALIDATIONS_KEY}*")):
+        return None
+    result = tfma.load_validation_result(evaluation_uri)
+    missed = tuple(
+        _in_words(failure)
+        for of_slice in result.metric_validations_per_slice
+        for failure in of_slice.failures
+    )
+    return missed if result.validation_ok or missed else ("no metric was validated",)
+
+
+def _in_words(failure: Any) -> str:
+    threshold, key = failure.metric_threshold.value_threshold, failure.metric_key
+    name = key.name + (f" of {key.output_name}" if key.output_name else "")
+    asked = (
+        f"at least {threshold.lower_bound.value:.4g}"
+        if threshold.HasField("lower_bound")
+        else f"at most {threshold.upper_bound.value:.4g}"
+    )
+    if not failure.HasField("metric_value"):
+        return f"{name} was not measured, asked {asked}"
+    return f"{name} is {failure.metric_value.double_value.value:.4g}, asked {asked}"
 
 
 def _classes(evaluation_uri: str, metrics: dict[str, float], matrices: Any) -> Measured:
@@ -234,6 +287,11 @@ class ClassificationMetrics(metric_types.Metric):
         super().__init__(_computations, top_k=top_k, code=code, name=name)
 
 
+def _key(metric: str, output: str) -> metric_types.MetricKey:
+    """Returns TFMA's key; a threshold finds it only where nothing is said about weights."""
+    return metric_types.MetricKey(name=metric, output_name=output, example_weighted=None)
+
+
 def _computations(top_k: int, code: str, name: str, output_names: Sequence[str]) -> list[Any]:
     del code, name  # they are there for the cache key and for TFMA
     return [each for output in output_names for each in _of_classes(top_k, output)]
@@ -241,12 +299,13 @@ def _computations(top_k: int, code: str, name: str, output_names: Sequence[str])
 
 def _of_classes(top_k: int, output: str) -> list[Any]:
     keys = [
-        metric_types.MetricKey(name=metric, output_name=output)
+        _key(metric, output)
         for metric in (
             ACCURACY,
             TOP_K_ACCURACY,
             CROSS_ENTROPY,
             EXAMPLE_COUNT,
+            OVER_GUESSING,
             MULTI_CLASS_CONFUSION_MATRICES,
         )
     ]
@@ -277,10 +336,7 @@ def _of_values(code: str, name: str, output_names: Sequence[str]) -> list[Any]:
     del code, name
     computations = []
     for output in output_names:
-        keys = [
-            metric_types.MetricKey(name=metric, output_name=output)
-            for metric in (MAE, RMSE, R2, EXAMPLE_COUNT)
-        ]
+        keys = [_key(metric, output) for metric in (MAE, RMSE, R2, EXAMPLE_COUNT)]
         combiner = ValueCombiner(keys, output)
         computations.append(
             metric_types.MetricComputation(keys=keys, preprocessors=None, combiner=combiner)

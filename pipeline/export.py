@@ -7,6 +7,7 @@ repeated for each image. Each head beside the label adds outputs under its own n
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import shutil
@@ -22,8 +23,11 @@ import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
 from pipeline import features, heads, models
+from pipeline.blessing import calibration
+from pipeline.blessing.calibration import Fitted
 from pipeline.config import Train
 from pipeline.errors import SafelightError
+from pipeline.fingerprint import of_value
 from pipeline.heads import LABEL, Head
 from pipeline.records import Input
 from pipeline.transform import serving_pixels
@@ -42,7 +46,9 @@ class Facts:
     """model.json: what is needed to use the model and to build it again.
 
     `preset` is a name for people; `architecture` is what builds the network again. `heads` are
-    those beside the label: name, kind, column and classes.
+    those beside the label: name, kind, column and classes. `temperature` and `threshold` are what
+    calibration found: both are of the label's head, and stand in the served graph, not in the
+    weights.
     """
 
     classes: tuple[str, ...]
@@ -56,19 +62,31 @@ class Facts:
     architecture: dict[str, Any]
     heads: tuple[dict[str, Any], ...] = ()
     versions: dict[str, str] = field(default_factory=dict)
+    temperature: float | None = None
+    threshold: float | None = None
     format: int = FORMAT
 
 
 class Serving(tf.Module):
     """The signatures; see docs/architecture.md for their inputs and outputs."""
 
-    def __init__(self, model: keras.Model, source: Input, answers: Sequence[Head]) -> None:
+    def __init__(
+        self,
+        model: keras.Model,
+        source: Input,
+        answers: Sequence[Head],
+        calibrated: Fitted = Fitted(),  # noqa: B008 - frozen
+    ) -> None:
         super().__init__()
-        # Attributes, for their variables and tables to be saved along.
-        self.model = model
+        # Attributes, for their variables and tables to be saved along. Not the model itself: it
+        # would bring its optimizer's variables, which are twice as many again.
+        self.weights = [variable.value for variable in model.variables]
+        self.feature_vector = models.loaded(model)
+        self._network = functools.partial(model, training=False)
         self.transform_layer = source.layer
         self._source = source
         self._heads = tuple(answers)
+        self._calibrated = calibrated
         self._names = {
             head.name: tf.constant(list(head.classes)) for head in answers if head.kind == "class"
         }
@@ -81,7 +99,7 @@ class Serving(tf.Module):
         pixels = tf.ensure_shape(
             serving_pixels(self._source.apply, image), (None, *self._source.shape)
         )
-        said = self.model(pixels, training=False)
+        said = self._network(pixels)
         said = said if isinstance(said, Mapping) else {LABEL: said}
         return {
             name: value
@@ -94,13 +112,26 @@ class Serving(tf.Module):
         if head.kind == "regression":
             return {head.name: tf.reshape(said, [-1])}
         names = self._names[head.name]
-        best = tf.argmax(said, axis=1)
+        if head.name == LABEL:
+            said = self._tempered(said)
+        best = tf.gather(names, tf.argmax(said, axis=1))
+        score = tf.reduce_max(said, axis=1)
+        limit = self._calibrated.threshold
+        if head.name == LABEL and limit is not None:
+            best = tf.where(score >= limit, best, features.UNKNOWN)
         return {
-            head.name: tf.gather(names, best),
-            head.score: tf.reduce_max(said, axis=1),
+            head.name: best,
+            head.score: score,
             head.names: tf.tile(names[tf.newaxis], [tf.shape(said)[0], 1]),
             head.probabilities: said,
         }
+
+    def _tempered(self, said: tf.Tensor) -> tf.Tensor:
+        """Returns the label's probabilities at the temperature that calibration found."""
+        temperature = self._calibrated.temperature
+        if temperature is None:
+            return said
+        return tf.nn.softmax(tf.math.log(tf.maximum(said, calibration.SMALLEST)) / temperature)
 
     @tf.function(
         input_signature=[tf.TensorSpec([None], tf.string, name="examples")], autograph=False
@@ -140,7 +171,8 @@ def export(
       images: real encoded images, for TF Serving's warm-up.
       model_dir: TFX's `serving_model_dir`.
     """
-    serving = Serving(model, source, heads.from_facts(asdict(facts)))
+    calibrated = Fitted(temperature=facts.temperature, threshold=facts.threshold)
+    serving = Serving(model, source, heads.from_facts(asdict(facts)), calibrated)
     tf.saved_model.save(
         serving,
         str(model_dir),
@@ -162,7 +194,13 @@ def export(
 
 
 def model_facts(
-    model: keras.Model, *, train: Train, heads: Sequence[Head], resize: str, normalize: str
+    model: keras.Model,
+    *,
+    train: Train,
+    heads: Sequence[Head],
+    resize: str,
+    normalize: str,
+    calibrated: Fitted = Fitted(),  # noqa: B008 - frozen
 ) -> Facts:
     """Returns the facts of a model as it stands.
 
@@ -172,6 +210,7 @@ def model_facts(
       heads: all of them, the label's first, with their classes.
       resize: of the section transform.
       normalize: of the section transform.
+      calibrated: what was fitted on the split calib.
     """
     _, image_size, _, channels = model.input_shape
     return Facts(
@@ -182,13 +221,21 @@ def model_facts(
         normalize=normalize,
         preset=train.preset or train.backbone or train.model or train.feature_vector,
         parameters=model.count_params(),
-        fingerprint=weights_fingerprint(model),
+        fingerprint=_fingerprint(model, calibrated),
         architecture=models.architecture(train),
         heads=tuple(head.facts() for head in heads[1:]),
         versions={
             name: metadata.version(name) for name in ("tfx", "tensorflow", "keras", "safelight")
         },
+        temperature=calibrated.temperature,
+        threshold=calibrated.threshold,
     )
+
+
+def _fingerprint(model: keras.Model, calibrated: Fitted) -> str:
+    """Returns 16 hexadecimal digits for all that a model of this network answers by."""
+    weights = weights_fingerprint(model)
+    return weights if calibrated == Fitted() else of_value([weights, asdict(calibrated)])
 
 
 def weights_fingerprint(model: keras.Model) -> str:

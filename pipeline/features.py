@@ -27,11 +27,15 @@ SLICE: Final = "slice_"  # bytes, what evaluation slices by
 PIXELS: Final = "pixels"  # float32 [height, width, channels]
 LABEL_ID: Final = "label_id"  # int64, an index into the classes; -1 for a class not known
 
-# Splits: `train` fits, `eval` chooses, `test` blesses.
+# Splits: `train` fits, `eval` chooses, `test` blesses; `calib`, carved from train where calibration
+# is on, calibrates.
 TRAIN: Final = "train"
+CALIB: Final = "calib"
 EVAL: Final = "eval"
 TEST: Final = "test"
 SPLITS: Final = (TRAIN, EVAL, TEST)
+# By their distance from training: of equal images in several, the last of these keeps its own.
+SPLITS_WITH_CALIB: Final = (TRAIN, CALIB, EVAL, TEST)
 
 # Signatures of the exported model, and the outputs of `serving_default`. A class head beside the
 # label answers as `<name>`, `<name>_score`, `<name>_classes` and `<name>_probabilities`, a
@@ -43,6 +47,8 @@ OUT_LABEL: Final = "label"  # string [batch]
 OUT_SCORE: Final = "score"  # float32 [batch], the probability of `label`
 OUT_CLASSES: Final = "classes"  # string [batch, classes]
 OUT_PROBABILITIES: Final = "probabilities"  # float32 [batch, classes]
+# What `label` says below the threshold of model.json; the other outputs stay as they are.
+UNKNOWN: Final = "unknown"
 
 # Files beside the SavedModel in `assets.extra/`.
 MODEL_FACTS: Final = "model.json"

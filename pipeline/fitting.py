@@ -113,6 +113,7 @@ def keras_loop(
         steps_per_epoch=batches.steps,
         validation_data=batches.held_out,
         callbacks=list(callbacks),
+        shuffle=False,  # the batches are shuffled already; Keras would warn that it can't
         verbose=0,
     )
 

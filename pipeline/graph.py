@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
-from tfx.components.evaluator.component import Evaluator
 from tfx.components.example_validator.component import ExampleValidator
 from tfx.components.statistics_gen.component import StatisticsGen
 from tfx.components.trainer.component import Trainer
@@ -21,18 +21,23 @@ from tfx.proto import trainer_pb2
 from tfx.types.channel_utils import union
 
 from components.blessing_gate import BlessingGate
+from components.explainer import Explainer
+from components.image_evaluator import image_evaluator
 from components.image_example_gen import ImageExampleGen
 from components.image_schema_gen import ImageSchemaGen
 from components.image_transform import image_transform
 from components.image_window import ImageWindow, StatisticsWindow
 from components.predictor import Predictor
+from components.robustness import Robustness
 from components.search_tuner import search_tuner
 from components.serving_check import ServingCheck
 from components.validation_gate import ValidationGate
+from components.variant_maker import VariantMaker
+from components.variant_pusher import VariantPusher
 from components.versioned_pusher import versioned_pusher
 from pipeline import evaluate, heads, lineage, statistics
 from pipeline.config import Config, Section
-from pipeline.features import EVAL, TEST, TRAIN
+from pipeline.features import EVAL, TRAIN
 
 NAME = "safelight"
 
@@ -56,6 +61,11 @@ class Given:
     serving_dir: str
     known_columns: Mapping[str, list[str]] = field(default_factory=dict)
     spans: tuple[Mapping[str, Any], ...] = ()
+
+    @property
+    def exports_dir(self) -> str:
+        """The workdir's `exports/`: serving_dir is its `serving/<model>`."""
+        return str(Path(self.serving_dir).parent.parent / "exports")
 
 
 def build(config: Config, given: Given) -> Pipeline:
@@ -89,6 +99,7 @@ def build(config: Config, given: Given) -> Pipeline:
         ingest_report=ingest_report,
         options=_json(config.validation),
         code=code["ValidationGate"],
+        judged=_json(config.evaluate),
     )
 
     # One graph from encoded bytes to pixels, for training, evaluation and serving.
@@ -133,18 +144,17 @@ def build(config: Config, given: Given) -> Pipeline:
             "transform": config.transform.model_dump(mode="json"),
             "checkpoints": given.checkpoints,
             "code": code["Trainer"],
+            **({"calibration": config.calibration.fitting()} if config.calibration.on else {}),
             **_warm_start(config, given),
         },
     )
     model = trainer.outputs["model"]
 
-    # TFMA's metrics on the exported model's own signatures.
-    evaluator = Evaluator(
+    # TFMA's metrics on the exported model's own signatures, and its validation of the floors.
+    evaluator = image_evaluator(
         examples=examples,
         model=model,
         eval_config=evaluate.eval_config(config.evaluate, code["Evaluator"], further),
-        example_splits=[TEST],
-        module_path=evaluate.__name__,
     )
 
     # Each test image's probabilities, from the challenger and from the champion, written once.
@@ -152,14 +162,29 @@ def build(config: Config, given: Given) -> Pipeline:
         examples=examples, model=model, champion=given.champion_uri, code=code["Predictor"]
     )
 
-    # A clean process must serve real files as evaluation saw them.
+    # A clean process must serve real files as evaluation saw them, and the export must answer as
+    # the network that was trained.
     serving_check = ServingCheck(
         examples=examples,
         model=model,
         predictions=predictor.outputs["predictions"],
+        transform_graph=transform.outputs["transform_graph"],
         options=_json(config.serving),
         code=code["ServingCheck"],
+        champion=given.champion_uri,
     )
+
+    # Both models about test images that are spoiled on purpose, where that was asked.
+    robustness = None
+    if config.robustness.images:
+        robustness = Robustness(
+            examples=examples,
+            model=model,
+            champion=given.champion_uri,
+            count=config.robustness.images,
+            confidence=config.evaluate.confidence,
+            code=code["Robustness"],
+        )
 
     # The floors and the champion: the one blessing that Pusher obeys.
     blessing_gate = BlessingGate(
@@ -169,8 +194,38 @@ def build(config: Config, given: Given) -> Pipeline:
         serving_check=serving_check.outputs["serving_check"],
         ingest_report=ingest_report,
         options=_json(config.evaluate),
+        calibration_options=_json(config.calibration),
         code=code["BlessingGate"],
+        **_spoiled(robustness, config),
     )
+
+    # What the model looked at, for mistakes and changed answers, where that was asked.
+    explainer = None
+    if config.explain.images:
+        explainer = Explainer(
+            examples=examples,
+            model=model,
+            transform_graph=transform.outputs["transform_graph"],
+            predictions=predictor.outputs["predictions"],
+            champion_predictions=predictor.outputs["champion_predictions"],
+            options=_json(config.explain),
+            code=code["Explainer"],
+        )
+        explainer.add_upstream_node(blessing_gate)
+
+    # Smaller forms of a blessed model, each judged by itself.
+    variant_maker = None
+    if config.variants.names:
+        variant_maker = VariantMaker(
+            examples=examples,
+            model=model,
+            transform_graph=transform.outputs["transform_graph"],
+            schema=schema,
+            predictions=predictor.outputs["predictions"],
+            blessing=blessing_gate.outputs["blessing"],
+            options=_variant_options(config),
+            code=code["VariantMaker"],
+        )
 
     # The next version directory, then the registry.
     pusher = versioned_pusher(
@@ -179,6 +234,16 @@ def build(config: Config, given: Given) -> Pipeline:
         serving_dir=given.serving_dir,
         custom_config={"lineage": given.lineage, "code": code["Pusher"]},
     )
+
+    # Blessed variants beside what was pushed, under the same version.
+    variant_pusher = None
+    if variant_maker:
+        variant_pusher = VariantPusher(
+            pushed_model=pusher.outputs["pushed_model"],
+            variants=variant_maker.outputs["variants"],
+            exports_dir=given.exports_dir,
+            code=code["VariantPusher"],
+        )
 
     return Pipeline(
         pipeline_name=NAME,
@@ -196,8 +261,12 @@ def build(config: Config, given: Given) -> Pipeline:
             evaluator,
             predictor,
             serving_check,
+            *([robustness] if robustness else []),
             blessing_gate,
+            *([explainer] if explainer else []),
+            *([variant_maker] if variant_maker else []),
             pusher,
+            *([variant_pusher] if variant_pusher else []),
         ],
         enable_cache=True,
         beam_pipeline_args=beam_args(config),
@@ -260,6 +329,7 @@ def _ingest(
         known_classes=json.dumps(given.known_classes),
         known_columns=json.dumps(given.known_columns, sort_keys=True),
         options=_json(config.ingest),
+        calib=config.calibration.carved,
         code=code["ImageExampleGen"],
     )
 
@@ -272,10 +342,26 @@ def _count(example_gen: BaseNode, config: Config) -> BaseNode:
     )
 
 
-def _warm_start(config: Config, given: Given) -> dict[str, str]:
+def _spoiled(robustness: BaseNode | None, config: Config) -> dict[str, Any]:
+    """Returns what the gate takes of the node Robustness, where there is one."""
+    if robustness is None:
+        return {}
+    found = robustness.outputs["robustness"]
+    return {"robustness": found, "robustness_options": _json(config.robustness)}
+
+
+def _warm_start(config: Config, given: Given) -> dict[str, Any]:
     """Returns the champion to go on from; nothing for a run on one place of data."""
-    warm = given.spans and given.champion_uri and config.retrain.start == "warm"
-    return {"warm_start": given.champion_uri} if warm else {}
+    if not given.spans or not given.champion_uri or config.retrain.start == "cold":
+        return {}
+    both = {"also_cold": True} if config.retrain.start == "both" else {}
+    return {"warm_start": given.champion_uri, **both}
+
+
+def _variant_options(config: Config) -> str:
+    sections = ("variants", "train", "transform")
+    given = {name: getattr(config, name).model_dump(mode="json") for name in sections}
+    return json.dumps({**given, "confidence": config.evaluate.confidence}, sort_keys=True)
 
 
 def beam_args(config: Config) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -56,6 +57,15 @@ def _check_here(train: Train) -> None:
         raise absent(train, "a GPU", "no NVIDIA GPU on this machine")
     if train.strategy == "mirrored" and not gpus and not train.devices:
         raise absent(train, "several GPUs", "none; to try it on the CPU, set train.devices=2")
+    if train.strategy == "mirrored" and 0 < gpus < train.devices:
+        raise absent(train, f"{train.devices} GPUs (train.devices)", str(gpus))
+    sharing = (train.devices or gpus) if train.strategy in ("auto", "mirrored") else 0
+    if train.batch_size and gpus > 1 and sharing > 1:
+        check_batch(
+            train.batch_size,
+            sharing,
+            f"train.strategy={train.strategy}, which takes {sharing} GPUs",
+        )
     if train.strategy == "tpu" and not (train.tpu or "TPU_NAME" in os.environ or _tpu_files()):
         raise absent(train, "a TPU", "none on this machine, and train.tpu names none")
 
@@ -98,17 +108,29 @@ def _tpu_files() -> list[Path]:
     return [*Path("/dev").glob("accel*"), *Path("/dev/vfio").glob("[0-9]*")]
 
 
-def set_environment(train: Train) -> None:
-    """Says what TensorFlow, Keras and TFT read when they are imported."""
-    os.environ["KERAS_BACKEND"] = "tensorflow"
-    # TensorFlow Transform chooses Keras 2 where nothing is said.
-    os.environ["TF_USE_LEGACY_KERAS"] = "0"
-    # A GPU may be shared, with TF Serving say: take memory as it is needed.
-    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
+def prepared(train: Train, variables: Mapping[str, str]) -> dict[str, str]:
+    """Returns an environment with what TensorFlow, Keras and TFT read when they are imported."""
+    found = {
+        # A GPU may be shared, with TF Serving say: take memory as it is needed.
+        "TF_FORCE_GPU_ALLOW_GROWTH": "true",
+        "TF_CPP_MIN_LOG_LEVEL": "1",
+        **variables,
+        "KERAS_BACKEND": "tensorflow",
+        # TensorFlow Transform chooses Keras 2 where nothing is said.
+        "TF_USE_LEGACY_KERAS": "0",
+    }
     if train.strategy == "cpu":
-        os.environ[_VISIBLE] = "-1"
+        found[_VISIBLE] = "-1"
     if train.strategy != "multi_worker":
+        found.pop(workers.TF_CONFIG, None)
+    return found
+
+
+def set_environment(train: Train) -> None:
+    """Prepares this process's own environment, before TensorFlow is imported."""
+    found = prepared(train, os.environ)
+    os.environ.update(found)
+    if workers.TF_CONFIG not in found:
         os.environ.pop(workers.TF_CONFIG, None)
 
 

@@ -15,22 +15,8 @@ import tensorflow as tf
 
 from pipeline import events, sampling
 from pipeline.config import Train
-from pipeline.errors import ConfigError, bounded, did_you_mean
-
-
-def check(train: Train, classes: Sequence[str]) -> None:
-    """Refuses weights of classes that there aren't.
-
-    Raises:
-      ConfigError: train.class_weights names a class that is none of `classes`.
-    """
-    if isinstance(train.class_weights, Mapping):
-        for name in train.class_weights:
-            if name not in classes:
-                raise ConfigError(
-                    f"train.class_weights names the class {name!r}, which the data doesn't have."
-                    f"{did_you_mean(name, classes)}"
-                )
+from pipeline.config.weights import check_classes
+from pipeline.errors import bounded
 
 
 def class_weights(
@@ -54,7 +40,7 @@ def class_weights(
     chosen = train.class_weights
     if chosen == "none":
         return None
-    check(train, classes)
+    check_classes(train, classes)
     if isinstance(chosen, Mapping):
         weights = np.array([chosen.get(name, 1.0) for name in classes], np.float64)
     else:

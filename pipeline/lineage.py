@@ -16,15 +16,33 @@ _SOURCES = {
     "Transform": ("components.image_transform", "pipeline.transform"),
     "Tuner": ("components.search_tuner", "pipeline.tune", "pipeline.tune_child"),
     "Trainer": ("pipeline.train", "pipeline.train_child"),
-    "Evaluator": ("pipeline.evaluate",),
+    "Evaluator": ("components.image_evaluator", "pipeline.evaluate"),
     "Predictor": ("components.predictor",),
     "ServingCheck": ("components.serving_check", "pipeline.serving_child"),
+    "Robustness": ("components.robustness",),
     "BlessingGate": ("components.blessing_gate",),
+    "Explainer": ("components.explainer", "pipeline.explain.child"),
+    "VariantMaker": (
+        "components.variant_maker",
+        "pipeline.variants.child",
+        "pipeline.variants.prune_child",
+    ),
     "Pusher": ("components.versioned_pusher",),
+    "VariantPusher": ("components.variant_pusher",),
 }
 
 # The sections that decide what a model is and whether it is blessed; the others say where and how.
-_LINEAGE_SECTIONS = ("ingest", "validation", "transform", "tune", "train", "evaluate", "serving")
+_LINEAGE_SECTIONS = (
+    "ingest",
+    "validation",
+    "transform",
+    "tune",
+    "train",
+    "calibration",
+    "evaluate",
+    "serving",
+    "robustness",
+)
 
 
 # What builds the network: a change of the user's own module, or of the weights that a backbone

@@ -9,6 +9,14 @@ import numpy as np
 import numpy.typing as npt
 
 
+def least_accuracy(majority: float) -> float:
+    """Returns the floor of accuracy where none is set: `majority` is the largest class's share.
+
+    That share plus a tenth of the rest: always saying the most frequent class doesn't reach it.
+    """
+    return majority + 0.1 * (1 - majority)
+
+
 @dataclass(frozen=True)
 class MeasuredValues:
     """TFMA's results of a regression head, in the unit of its targets.
@@ -38,6 +46,8 @@ class Measured:
       cross_entropy: mean of -log(probability of the label), in nats.
       confusion: {(label id, predicted id): images}.
       heads: of the label, the results of the heads beside it, by name.
+      missed: of the label, the thresholds of any head that TFMA's own validation found missed, a
+        sentence each; None where it validated nothing.
     """
 
     examples: int
@@ -46,6 +56,7 @@ class Measured:
     cross_entropy: float
     confusion: Mapping[tuple[int, int], int]
     heads: Mapping[str, Measured | MeasuredValues] = field(default_factory=dict)
+    missed: tuple[str, ...] | None = None
 
     def matrix(self, classes: int) -> npt.NDArray[np.int64]:
         """Returns int64 [classes, classes]: a row for each label, a column for each prediction."""

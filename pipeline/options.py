@@ -19,7 +19,12 @@ ProfileOption = Annotated[
 ]
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Set a key; may be repeated."),
+    typer.Option(
+        "--set",
+        metavar="SECTION.KEY=VALUE",
+        help="Set a key; may be repeated. Where a key holds a table, also one of its own keys: "
+        "evaluate.heads.severity.max_mae=0.1.",
+    ),
 ]
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print the result as one JSON object, the last line.")

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
     from pipeline.config import Train
@@ -77,6 +77,19 @@ def share(unfreeze: str) -> float | None:
     """Returns 0.2 for `20%`; None for what is no share."""
     match = _SHARE.match(unfreeze)
     return float(match[1]) / 100 if match else None
+
+
+def is_layer(unfreeze: str | None) -> bool:
+    """Says whether this is the name of a layer: not `all`, `none`, a share, or nothing."""
+    return unfreeze not in (None, ALL, NONE) and share(str(unfreeze)) is None
+
+
+def unknown_layer(name: str, names: Sequence[str], of: str) -> ConfigError:
+    """Returns the refusal of a layer that `of`, whose layers are `names`, doesn't have."""
+    return ConfigError(
+        f"train.phases unfreezes from {name!r}, but {of} has no layer of that name."
+        f"{did_you_mean(name, names)} none, all and a share such as 20% are known too."
+    )
 
 
 def over(phase: Phase, losses: Sequence[float]) -> bool:

@@ -233,7 +233,7 @@ def _ask(
         if isinstance(told, images.BadImage):
             predictions.append(Prediction(name, reason=told.reason, detail=told.detail))
         else:
-            [label], [probabilities] = told.labels, told.probabilities
+            [label], [probabilities] = told.said, told.probabilities
             predictions.append(Prediction(name, label, probabilities, heads=told.heads))
     return predictions
 

@@ -26,7 +26,8 @@ class Prediction:
 
     Attributes:
       path: as it was given, or found in a folder that was given.
-      label: the most probable class; None for a file that can't be used.
+      label: the most probable class, or `unknown` where the model isn't sure enough to say; None
+        for a file that can't be used.
       probabilities: float32 [classes], in the order of the model's classes.
       reason: one of images.REASONS, `missing` or `refused` (by the model); None where all is well.
       detail: why, in a few words.
@@ -42,7 +43,7 @@ class Prediction:
 
     @property
     def score(self) -> float | None:
-        """Returns the probability of `label`."""
+        """Returns the probability of the most probable class."""
         return None if self.probabilities is None else float(self.probabilities.max())
 
 
@@ -195,7 +196,8 @@ def show(predictions: Sequence[Prediction], classes: Sequence[str], top: int, wh
         if one.reason is not None:
             console.stderr.print(f"{one.path}: {one.reason}: {one.detail}", markup=False)
             continue
-        told = "  ".join(f"{name} {p:.1%}" for name, p in _top(one, classes, top))
+        said = [] if one.label in classes else [str(one.label)]
+        told = "  ".join([*said, *(f"{name} {p:.1%}" for name, p in _top(one, classes, top))])
         more = "".join(f"\t{name} {_said(said)}" for name, said in one.heads.items())
         sys.stdout.write(f"{one.path}\t{told}{more}\n")
     if not whole and len(predictions) > _SHOWN:

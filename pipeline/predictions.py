@@ -2,7 +2,10 @@
 
 `predictions.parquet` has a row an image: `id` (binary), `split`, `label`, `predicted` (strings),
 `probabilities` (list of float32, in the order of the schema metadata's `classes`). The metadata
-also names the `model`, by the fingerprint in its model.json, and the `version` of a pushed one.
+also names the `model`, by the fingerprint in its model.json, and the `version` of a pushed one,
+and the `temperature` and the `threshold` of a calibrated one. With a threshold there is a column
+`answered` (bool): where it is false, the model's label is `unknown`; `predicted` is the most
+probable class all the same, for that is what metrics and paired tests go by.
 The heads beside the label have columns of their own: `pipeline/head_columns.py`.
 """
 
@@ -35,11 +38,19 @@ class Answer:
     """A signature's answer to a batch: names [batch], probabilities float32 [batch, classes].
 
     `heads` has what the heads beside the label say, by name; nothing in it tells the truth.
+    `answered` (bool [batch]) is false where the model says `unknown`, and `labels` then has the
+    most probable class; None for a model without a threshold.
     """
 
     labels: list[str]
     probabilities: Floats
     heads: Mapping[str, HeadColumns] = field(default_factory=dict)
+    answered: npt.NDArray[np.bool_] | None = None
+
+    @property
+    def said(self) -> list[str]:
+        """The labels as the model gives them, `unknown` among them."""
+        return _said(self.labels, self.answered)
 
     def row(self, index: int) -> Answer:
         """Returns the answer to one image of the batch."""
@@ -48,6 +59,7 @@ class Answer:
             self.labels[rows],
             self.probabilities[rows],
             {name: _rows(columns, rows) for name, columns in self.heads.items()},
+            None if self.answered is None else self.answered[rows],
         )
 
 
@@ -64,6 +76,9 @@ class Predictions:
       predicted: what the model says, names [images].
       probabilities: float32 [images, classes].
       heads: the same of the heads beside the label, by name.
+      temperature: that of a calibrated model.
+      threshold: below which it answers `unknown`.
+      answered: bool [images], false where it does; None without a threshold.
     """
 
     model: str
@@ -74,6 +89,14 @@ class Predictions:
     predicted: list[str]
     probabilities: Floats
     heads: Mapping[str, HeadColumns] = field(default_factory=dict)
+    temperature: float | None = None
+    threshold: float | None = None
+    answered: npt.NDArray[np.bool_] | None = None
+
+    @property
+    def said(self) -> list[str]:
+        """What the model says as it is served: `predicted`, with `unknown` among them."""
+        return _said(self.predicted, self.answered)
 
     def correct(self) -> npt.NDArray[np.bool_]:
         """Returns bool [images]: whether the model agrees with the data."""
@@ -97,6 +120,8 @@ class Export:
         self.classes: tuple[str, ...] = tuple(self.facts["classes"])
         self.heads: tuple[Head, ...] = heads.from_facts(self.facts)[1:]
         self.fingerprint: str = self.facts["fingerprint"]
+        self.temperature: float | None = self.facts.get("temperature")
+        self.threshold: float | None = self.facts.get("threshold")
         try:
             self._model = tf.saved_model.load(str(path))
         except Exception as error:
@@ -138,7 +163,19 @@ class Export:
                 f"The model at {self.path} did not answer through {signature!r}: "
                 f"{_first_line(error)}."
             ) from error
-        return Answer(label.predicted, label.probabilities, further)
+        if self.threshold is None:
+            return Answer(label.predicted, label.probabilities, further)
+        return self._with_unknown(label, further)
+
+    def _with_unknown(self, label: Classes, further: Mapping[str, HeadColumns]) -> Answer:
+        """Returns the answers of a model that may say `unknown`; no class is called so."""
+        answered = np.array([name != features.UNKNOWN for name in label.predicted], np.bool_)
+        best = label.probabilities.argmax(axis=1).tolist()
+        labels = [
+            name if known else self.classes[index]
+            for name, known, index in zip(label.predicted, answered, best, strict=True)
+        ]
+        return Answer(labels, label.probabilities, further, answered)
 
     def _columns_of(self, head: Head, given: Mapping[str, npt.NDArray[Any]]) -> HeadColumns:
         if head.kind == "class":
@@ -165,6 +202,13 @@ class Export:
             f"The model at {self.path} answered with {what}; expected {expected}, {why}. "
             "Export it again."
         )
+
+
+def _said(labels: list[str], answered: npt.NDArray[np.bool_] | None) -> list[str]:
+    if answered is None:
+        return labels
+    pairs = zip(labels, answered.tolist(), strict=True)
+    return [label if known else features.UNKNOWN for label, known in pairs]
 
 
 def _rows(columns: HeadColumns, rows: slice) -> HeadColumns:
@@ -259,6 +303,7 @@ def read(path: Path) -> Predictions | None:
         return None
     table = pq.read_table(file)
     metadata = table.schema.metadata
+    limit = _number(metadata, b"threshold")
     classes = tuple(json.loads(metadata[b"classes"]))
     return Predictions(
         model=metadata[b"model"].decode(),
@@ -269,7 +314,14 @@ def read(path: Path) -> Predictions | None:
         predicted=table.column("predicted").to_pylist(),
         probabilities=head_columns.matrix(table.column("probabilities"), len(classes)),
         heads=head_columns.read(table),
+        temperature=_number(metadata, b"temperature"),
+        threshold=limit,
+        answered=None if limit is None else table.column("answered").to_numpy(),
     )
+
+
+def _number(metadata: Mapping[bytes, bytes], name: bytes) -> float | None:
+    return float(metadata[name]) if name in metadata else None
 
 
 def text(name: bytes) -> str:
@@ -281,6 +333,9 @@ def _schema(export: Export) -> pa.Schema:
     metadata = {"classes": json.dumps(list(export.classes)), "model": export.fingerprint}
     if export.path.name.isdecimal():
         metadata["version"] = export.path.name
+    for name in ("temperature", "threshold"):
+        if (number := getattr(export, name)) is not None:
+            metadata[name] = repr(number)
     return pa.schema(
         [
             (features.ID, pa.binary()),
@@ -288,6 +343,7 @@ def _schema(export: Export) -> pa.Schema:
             (features.LABEL, pa.string()),
             ("predicted", pa.string()),
             ("probabilities", pa.list_(pa.float32())),
+            *([] if export.threshold is None else [("answered", pa.bool_())]),
             *head_columns.fields(export.heads),
         ],
         metadata={**metadata, **head_columns.metadata(export.heads)},
@@ -308,6 +364,7 @@ def _record_batch(
         pa.array(labels, pa.string()),
         pa.array(answer.labels, pa.string()),
         head_columns.lists(answer.probabilities),
+        *([] if answer.answered is None else [pa.array(answer.answered, pa.bool_())]),
     ]
     for head, truth in truths.items():
         columns += head_columns.arrays(head, truth, answer.heads[head.name])

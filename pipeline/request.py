@@ -81,8 +81,11 @@ def _table(paths: Sequence[Path], answers: Sequence[Prediction], top: int) -> Ta
     table = Table("file", "class", "probability", box=None, pad_edge=False, header_style="bold")
     for path, answer in zip(paths, answers, strict=True):
         best = sorted(answer.probabilities.items(), key=lambda pair: -pair[1])[:top]
-        for row, (name, probability) in enumerate(best):
-            table.add_row("" if row else escape(str(path)), escape(name), f"{probability:.4f}")
+        lines = [(name, f"{probability:.4f}") for name, probability in best]
+        if answer.label not in answer.probabilities:  # the model isn't sure enough to say
+            lines.insert(0, (answer.label, ""))
+        for row, (name, probability) in enumerate(lines):
+            table.add_row("" if row else escape(str(path)), escape(name), probability)
         for head, said in answer.heads.items():
             if isinstance(said, float):
                 table.add_row("", f"{escape(head)} {said:.4g}", "")

@@ -1,4 +1,4 @@
-"""`safelight rollback`, `pin` and `unpin`: what an operator decides about what is served."""
+"""`safelight rollback`, `pin`, `unpin`, and the release of a span: what an operator decides."""
 
 from __future__ import annotations
 
@@ -95,6 +95,30 @@ def unpin(workdir: Path, model: str | None = None, wait: bool = False) -> int:
             )
     said = "Nothing was pinned." if pinned is None else f"Version {pinned.version} is free again."
     console.stdout.print(said)
+    return 0
+
+
+def release(workdir: Path, span: int, reason: str, wait: bool = False) -> int:
+    """Takes a span out of quarantine, and returns the exit code.
+
+    Args:
+      workdir: with the book of spans.
+      span: its number; an operator has looked at it.
+      reason: why.
+      wait: for the workdir, where somebody else holds it.
+
+    Raises:
+      UsageError: no reason, or no such span in quarantine.
+      Busy: somebody else holds the workdir.
+    """
+    _check_reason(reason)
+    place = open_workdir(workdir, create=False)
+    with place.lock(wait):
+        record = Book(place.root / FOLDER).release(span)
+        Ledger(place.root / FOLDER).add(
+            time.time(), "release", span=span, revision=record.revision, by=operator(), why=reason
+        )
+    console.stdout.print(f"Span {span} is out of quarantine: the next round takes it as new.")
     return 0
 
 

@@ -64,7 +64,10 @@ class Stage:
 
 @dataclass(frozen=True)
 class Result:
-    """How a run ended; its JSON is the last line of `safelight run --json`."""
+    """How a run ended; its JSON is the last line of `safelight run --json`.
+
+    `exports` says where the version's variants were published: {variant: directory}.
+    """
 
     run_id: str
     outcome: Outcome
@@ -76,6 +79,7 @@ class Result:
     pushed_to: str | None = None
     version: int | None = None
     report: str | None = None
+    exports: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """Returns the object on one line."""

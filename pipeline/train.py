@@ -12,7 +12,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,10 +19,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import BaseModel, ConfigDict
 
-import pipeline
-from pipeline import errors, events, hardware, own_model, search, workers
-from pipeline.config import Train, Transform
+from pipeline import errors, events, hardware, own_model, search, spares, workers
+from pipeline.config import Calibration, Train, Transform
 from pipeline.errors import SafelightError
+from pipeline.features import CALIB
 
 if TYPE_CHECKING:
     from tfx.components.trainer.fn_args_utils import FnArgs
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
 _JOB: Final = "job.json"
 _FAILURE: Final = "failure.json"
 _CHILD: Final = "pipeline.train_child"
+_IMPORTS: Final = ("pipeline.training", "pipeline.warm")
 _PATIENCE_SECONDS: Final = 10
 _POLL_SECONDS: Final = 0.2
 
@@ -42,8 +42,10 @@ class TrainingFailed(SafelightError):
 class Job(BaseModel):
     """All that the training child is told; paths are absolute.
 
-    `train_files` and `eval_files` are file patterns, `warm_start` is a version whose weights to
-    begin with, `events` is where progress goes, and `parent` the process to die with.
+    `train_files` and `eval_files` are file patterns, and so are `calib_files` where `calibration`
+    is on; `warm_start` is a version whose weights to begin with, and with `also_cold` a second
+    model begins anew, of which the better on eval goes on; `events` is where progress goes, and
+    `parent` the process to die with.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -58,7 +60,10 @@ class Job(BaseModel):
     train: Train
     transform: Transform
     code: str
+    calib_files: tuple[str, ...] = ()
+    calibration: Calibration = Calibration()
     warm_start: Path | None = None
+    also_cold: bool = False
     events: Path | None
     parent: int
 
@@ -73,7 +78,8 @@ def run_fn(fn_args: FnArgs) -> None:
 
     `fn_args.custom_config` has `train` and `transform` (those sections, with preset, epochs, image
     size and channels set), `checkpoints` (a directory), `code` (the fingerprint of the sources)
-    and, for a warm start, `warm_start` (a version's directory).
+    and, where they are asked for, `calibration` (of that section what decides the model) and
+    `warm_start` (a version's directory) and `also_cold`.
 
     Raises:
       SafelightError: what the child failed with; or another worker is the chief.
@@ -110,6 +116,7 @@ def _job(fn_args: FnArgs) -> Job:
     custom: dict[str, Any] = fn_args.custom_config
     train = Train.model_validate(custom["train"])
     transform = Transform.model_validate(custom["transform"])
+    calibration = Calibration.model_validate(custom.get("calibration", {}))
     return Job(
         train_files=tuple(fn_args.train_files),
         eval_files=tuple(fn_args.eval_files),
@@ -121,9 +128,20 @@ def _job(fn_args: FnArgs) -> Job:
         train=_best(train, fn_args.hyperparameters, transform),
         transform=transform,
         code=custom["code"],
+        calib_files=_calib_files(fn_args.train_files) if calibration.on else (),
+        calibration=calibration,
         warm_start=Path(custom["warm_start"]) if custom.get("warm_start") else None,
+        also_cold=bool(custom.get("also_cold")),
         events=events.sink(),
         parent=os.getpid(),
+    )
+
+
+def _calib_files(train_files: Sequence[str]) -> tuple[str, ...]:
+    """Returns the patterns of calib's files: beside train's, for TFX hands over no third split."""
+    return tuple(
+        str(Path(pattern).parents[1] / f"Split-{CALIB}" / Path(pattern).name)
+        for pattern in train_files
     )
 
 
@@ -144,18 +162,11 @@ def run_child(module: str, job: Path, train: Train) -> int:
     Returns:
       The exit code, 0 or that of the first to fail: negative for the signal that ended it.
     """
-    assert pipeline.__file__ is not None
     environments: list[dict[str, str]] = [{}]
     if train.strategy == "multi_worker" and workers.from_environment() is None:
         environments = workers.local(train.workers, hardware.visible_gpus())
     children = [
-        subprocess.Popen(
-            [sys.executable, "-m", module, str(job)],
-            # `-m` finds the package in the current directory, installed or not.
-            cwd=Path(pipeline.__file__).parents[1],
-            stdin=subprocess.DEVNULL,
-            env={**hardware.environment(), **own_model.python_path(train.model), **environment},
-        )
+        spares.popen(module, [str(job)], {**child_environment(train), **environment})
         for environment in environments
     ]
     try:
@@ -163,6 +174,18 @@ def run_child(module: str, job: Path, train: Train) -> int:
     finally:
         # Stopped while waiting, or one has failed: the others must not go on with the devices.
         _end(children)
+
+
+def ahead(train: Train) -> None:
+    """Starts a training child early, so that it has imported TensorFlow when it is needed."""
+    if train.strategy != "multi_worker":
+        spares.ahead(_CHILD, _IMPORTS, child_environment(train))
+
+
+def child_environment(train: Train) -> dict[str, str]:
+    """Returns what the training child needs in its environment before it imports TensorFlow."""
+    variables = {**hardware.environment(), **own_model.python_path(train.model)}
+    return hardware.prepared(train, variables)
 
 
 def _wait(children: Sequence[subprocess.Popen[bytes]]) -> int:

@@ -15,15 +15,17 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipeline import events, fingerprint, hardware, workers
 from pipeline.checkpoints import Checkpoints, State
 from pipeline.train import Job, TrainingFailed, write_failure
 
 if TYPE_CHECKING:
+    import keras
+
     from pipeline.errors import SafelightError
     from pipeline.training import Setup
 
@@ -71,16 +73,52 @@ def _tells(job: Job) -> bool:
 
 def run(job: Job) -> None:
     """Trains, or goes on training, and exports the best epoch's model."""
-    from pipeline import fitting, models, training, warm
+    from pipeline import training
 
     setup = training.prepare(job)
-    chief = setup.devices.chief
+    trained = _train(job, setup)
+    found = [trained]
+    if job.also_cold and trained.warm:
+        anew = job.model_copy(
+            update={"warm_start": None, "also_cold": False, "run_dir": job.run_dir / "cold"}
+        )
+        found.append(_train(anew, setup))
+        trained = _better(*found)
+    if not setup.devices.chief:
+        return
+    if trained is not found[0]:
+        _exchange(job.run_dir)
+    events.progress("Trainer", 1, 1, "model", "exporting")
+    training.export_model(setup, trained.model, job.train, job.model_dir)
+    (job.run_dir / "history.json").write_text(json.dumps(trained.history, indent=2) + "\n")
+    for one in found:
+        one.checkpoints.clear()
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A model with its best epoch's weights; `warm` says whether it began with a champion's."""
+
+    model: keras.Model
+    state: State
+    history: dict[str, Any]
+    checkpoints: Checkpoints
+    warm: bool
+
+
+def _train(job: Job, setup: Setup) -> Trained:
+    """Trains one model, or goes on training it."""
+    from pipeline import fitting, models, training, warm
+
     checkpoints = Checkpoints(job.checkpoints, _identity(job, setup))
     model = training.make_model(setup, job.train)
     state = checkpoints.load() or State()
     resumed_from = len(state.epochs) or None
-    if job.warm_start is not None and not resumed_from:
-        events.note(warm.start(model, job.train, setup.heads, job.warm_start))
+    began_with = ""
+    if job.warm_start is not None:
+        began_with = warm.start(model, job.train, setup.heads, job.warm_start)
+        if not resumed_from:
+            events.note(began_with)
     if resumed_from:
         events.note(
             f"Training goes on behind epoch {resumed_from}, which an interrupted run had finished."
@@ -91,13 +129,40 @@ def run(job: Job) -> None:
         state = training.fit(
             setup, model, job.train, state=state, run_dir=job.run_dir, checkpoints=checkpoints
         )
-    if not chief:
-        return
-    events.progress("Trainer", 1, 1, "model", "exporting")
-    training.export_model(setup, model, job.train, job.model_dir)
     history = fitting.history(state, resumed_from, setup.fitted_on.examples)
-    (job.run_dir / "history.json").write_text(json.dumps(history, indent=2) + "\n")
-    checkpoints.clear()
+    return Trained(model, state, history, checkpoints, began_with.startswith(warm.TAKEN))
+
+
+def _better(warm: Trained, cold: Trained) -> Trained:
+    """Returns the model with the lower loss on eval, which chose the best epoch of each, too."""
+    ends = {"warm": warm, "cold": cold}
+    reached = {name: one.state.epochs[one.state.best_epoch - 1] for name, one in ends.items()}
+    chosen = "cold" if reached["cold"].eval_loss < reached["warm"].eval_loss else "warm"
+    told = "; ".join(
+        f"{name}: loss {epoch.eval_loss:.4f}, accuracy {epoch.eval_accuracy:.4f}"
+        for name, epoch in reached.items()
+    )
+    events.note(f"Of both starts the {chosen} one goes on, by its loss on eval ({told}).")
+    for one in ends.values():
+        one.history["starts"] = {
+            "chosen": chosen,
+            **{name: asdict(epoch) for name, epoch in reached.items()},
+        }
+    return ends[chosen]
+
+
+def _exchange(run_dir: Path) -> None:
+    """Makes the logs in run_dir/cold those of the run, and keeps the others in run_dir/warm."""
+    cold, warm = run_dir / "cold", run_dir / "warm"
+    if not cold.is_dir():
+        return
+    warm.mkdir(exist_ok=True)
+    for path in list(run_dir.iterdir()):
+        if path.is_dir() and path not in (cold, warm):
+            path.rename(warm / path.name)
+    for path in list(cold.iterdir()):
+        path.rename(run_dir / path.name)
+    cold.rmdir()
 
 
 def _identity(job: Job, setup: Setup) -> str:

@@ -11,16 +11,19 @@ comes from the transform graph is kept in between.
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from pipeline import board, data, devices, events, export, fitting, heads, loop, models
+from pipeline.blessing import calibration
+from pipeline.blessing.calibration import Fitted
 from pipeline.checkpoints import Checkpoints, State
-from pipeline.config import Train, Transform
+from pipeline.config import Calibration, Train, Transform
 from pipeline.data import Batches, Input, Layout, Loaded, Records
 from pipeline.devices import Devices
 from pipeline.errors import ConfigError, bounded
@@ -42,6 +45,8 @@ class Setup:
       held_out: the split eval.
       train: the job's own section.
       transform: the section, its image size and channels set.
+      calibration: the section.
+      calib: the split calib; None where calibration is off.
       scratch: a directory for images kept on disk.
       devices: what this process computes on.
     """
@@ -54,6 +59,8 @@ class Setup:
     transform: Transform
     scratch: Path
     devices: Devices
+    calibration: Calibration = field(default_factory=Calibration)
+    calib: Records | None = None
 
     @functools.cached_property
     def loaded(self) -> Loaded:
@@ -82,8 +89,9 @@ def prepare(job: Job) -> Setup:
     """Opens the devices and finds the data.
 
     Raises:
-      ConfigError: the devices that train.strategy asks for are not there.
-      DataRefused: a split has no examples.
+      ConfigError: the devices that train.strategy asks for are not there, or the split calib is
+        too small for what it has to show.
+      DataRefused: a split has no examples, or a class has a name that calibration needs.
     """
     transform = job.transform
     assert transform.image_size
@@ -92,6 +100,9 @@ def prepare(job: Job) -> Setup:
     classes = image_schema.read_classes(job.schema_path)
     more = image_schema.head_classes(job.schema_path) if job.train.heads else {}
     answers = heads.of(job.train, classes, more)
+    calib = data.scan(job.calib_files) if job.calib_files else None
+    if calib is not None:
+        calibration.check(job.calibration, classes, calib.examples)
     setup = Setup(
         heads=answers,
         source=Input(job.transform_graph, transform.image_size, transform.channels, answers),
@@ -101,6 +112,8 @@ def prepare(job: Job) -> Setup:
         transform=transform,
         scratch=job.checkpoints,
         devices=opened,
+        calibration=job.calibration,
+        calib=calib,
     )
     if setup.held_out.examples < opened.replicas:
         raise ConfigError(
@@ -220,7 +233,7 @@ def _board(setup: Setup, train: Train, run_dir: Path) -> list[keras.callbacks.Ca
 
 
 def export_model(setup: Setup, model: keras.Model, train: Train, model_dir: Path) -> None:
-    """Writes the SavedModel of a trained model: on one device, in float32."""
+    """Writes the SavedModel of a trained model: on one device, in float32, and calibrated."""
     plain = _plain(setup, model, train)
     facts = export.model_facts(
         plain,
@@ -228,8 +241,28 @@ def export_model(setup: Setup, model: keras.Model, train: Train, model_dir: Path
         heads=setup.heads,
         resize=setup.transform.resize,
         normalize=setup.transform.normalize,
+        calibrated=_calibrated(setup, plain),
     )
     export.export(plain, setup.source, facts, data.sample_images(setup.held_out, 8), model_dir)
+
+
+def _calibrated(setup: Setup, plain: keras.Model) -> Fitted:
+    """Fits temperature and threshold on the split calib, which nothing else has looked at."""
+    if setup.calib is None:
+        return Fitted()
+    events.progress("Trainer", 0, setup.calib.examples, "images", "calibrating")
+    said, truth = [], []
+    for pixels, targets in setup.source.read(setup.calib):
+        said.append(data.unpacked(plain.predict_on_batch(pixels))[heads.LABEL])
+        truth.append(data.unpacked(targets)[heads.LABEL].numpy())
+    fitted = calibration.fit(np.concatenate(said), np.concatenate(truth), setup.calibration)
+    if setup.calibration.target_precision is not None and fitted.threshold is None:
+        events.warn(
+            f"No threshold shows a precision of {setup.calibration.target_precision:g} on the "
+            f"{setup.calib.examples:,} images of the split calib (calibration.target_precision): "
+            "the model will not be blessed."
+        )
+    return fitted
 
 
 def _plain(setup: Setup, model: keras.Model, train: Train) -> keras.Model:

@@ -6,13 +6,29 @@ its threshold; the failed ones are the reasons. docs/blessing.md explains the st
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
 from pipeline import class_checks, verdict_heads
-from pipeline.class_checks import Check, Floors
-from pipeline.config import Evaluate
+from pipeline.blessing import (
+    budgets,
+    champion,
+    forgetting,
+    mistakes,
+    recall,
+    reliability,
+    robustness,
+    slices,
+)
+from pipeline.class_checks import Check, Floors, Part
+from pipeline.config import Calibration, Evaluate, Robustness
+from pipeline.errors import bounded
+from pipeline.head_columns import Classes
 from pipeline.heads import LABEL
 from pipeline.measured import Measured
 from pipeline.predictions import Predictions
@@ -28,6 +44,10 @@ class Evidence:
       champion: the champion's answers about the same images; None without a champion.
       serving: the content of serving_check.json.
       test_images: how many images ingest put into `test`.
+      facts: the rows of images.parquet of the split `test`, in the order of its records; None
+        where ingest left none.
+      robustness: the content of robustness.json; None where that is off.
+      older: answers about the older spans of a window; None without any.
     """
 
     measured: Measured
@@ -35,57 +55,103 @@ class Evidence:
     champion: Predictions | None
     serving: Mapping[str, Any]
     test_images: int
+    facts: pa.Table | None = None
+    robustness: Mapping[str, Any] | None = None
+    older: forgetting.Older | None = None
 
 
-def judge(evidence: Evidence, options: Evaluate) -> dict[str, Any]:
-    """Returns the content of verdict.json."""
+def judge(
+    evidence: Evidence,
+    options: Evaluate,
+    spoiled: Robustness | None = None,
+    calibrated: Calibration | None = None,
+) -> dict[str, Any]:
+    """Returns the content of verdict.json.
+
+    `spoiled` has the floors of evidence.robustness, and `calibrated` those of calibration.
+    """
+    parts: list[Part] = []
+    parts.append(([_same_images(evidence)], {}))
+    recalls = recall.corrected(_matrices(evidence), options)
+    parts.append(_label(evidence, options, recalls))
+    parts.append(_heads(evidence, options, recalls))
+    parts.append(_tfma(evidence.measured.missed, [*parts[-2][0], *parts[-1][0]]))
+    parts.append(([_serving(evidence.serving)], {}))
+    parts.append((_agreement(evidence.serving), {}))
+    parts.append(reliability.judge(evidence.predictions, calibrated or Calibration()))
+    parts.append(budgets.judge(evidence.serving))
+    parts.append(slices.judge(evidence.predictions, evidence.champion, evidence.facts, options))
+    parts.append(robustness.judge(evidence.robustness, spoiled or Robustness(), options.confidence))
+    parts.append(forgetting.judge(evidence.older, options.max_forgetting, options.confidence))
+
+    checks = [check for of_part, _ in parts for check in of_part]
+    found: dict[str, Any] = {
+        "blessed": all(check.passed for check in checks),
+        "reasons": [check.message for check in checks if not check.passed],
+        "checks": [asdict(check) for check in checks],
+        "test_examples": evidence.measured.examples,
+    }
+    for _, told in parts:
+        found |= told
+    return found
+
+
+def _label(evidence: Evidence, options: Evaluate, recalls: Mapping[str, Sequence[float]]) -> Part:
+    """What the label's head is held to: floors, and the champion."""
     predictions, measured = evidence.predictions, evidence.measured
-    floors = Floors(
-        head=LABEL,
-        min_accuracy=options.min_accuracy,
-        min_class_recall=options.min_class_recall,
-        max_regression=options.max_regression,
-        confidence=options.confidence,
-    )
+    floors = Floors.asked(options)
     matrix = measured.matrix(len(predictions.classes))
     per_class = class_checks.per_class(matrix, predictions.classes)
     majority = class_checks.majority(matrix)
-    comparison, champion = _against_champion(evidence, floors)
-    further, heads = _heads(evidence, options)
+    compared, told = _against_champion(evidence, options)
     checks = [
-        _same_images(evidence),
         class_checks.sound(
             predictions.classes, predictions.predicted, predictions.probabilities, floors
         ),
         class_checks.agreement(int(predictions.correct().sum()), measured, floors),
         class_checks.accuracy(measured, majority, floors),
-        class_checks.class_recall(matrix, predictions.classes, floors),
-        *([comparison] if comparison else []),
-        *further,
-        _serving(evidence.serving),
+        recall.check(matrix, predictions.classes, floors, recalls),
+        *compared,
     ]
     found = {
-        "blessed": all(check.passed for check in checks),
-        "reasons": [check.message for check in checks if not check.passed],
         "metrics": class_checks.metrics(measured, per_class),
-        "checks": [asdict(check) for check in checks],
-        "champion": champion,
+        **told,
         "per_class": per_class,
         "confusion": matrix.tolist(),
         "majority_share": majority,
-        "test_examples": measured.examples,
     }
-    return {**found, "heads": heads} if heads else found
+    return checks, found
 
 
-def _heads(evidence: Evidence, options: Evaluate) -> tuple[list[Check], dict[str, Any]]:
-    champion = evidence.champion
-    same = champion is not None and champion.ids == evidence.predictions.ids
-    return verdict_heads.judge(
+def _heads(evidence: Evidence, options: Evaluate, recalls: Mapping[str, Sequence[float]]) -> Part:
+    champion_answers = evidence.champion if _comparable(evidence) else None
+    checks, heads = verdict_heads.judge(
         evidence.measured.heads,
         evidence.predictions.heads,
-        champion.heads if champion is not None and same else None,
+        champion_answers.heads if champion_answers else None,
         options,
+        recalls,
+    )
+    return checks, {"heads": heads} if heads else {}
+
+
+def _matrices(evidence: Evidence) -> dict[str, npt.NDArray[np.int64]]:
+    """Returns the confusion matrix of each class head that was measured, by name."""
+    found = {LABEL: evidence.measured.matrix(len(evidence.predictions.classes))}
+    for name, columns in evidence.predictions.heads.items():
+        measured = evidence.measured.heads.get(name)
+        if isinstance(columns, Classes) and isinstance(measured, Measured):
+            found[name] = measured.matrix(len(columns.classes))
+    return found
+
+
+def _comparable(evidence: Evidence) -> bool:
+    """Says whether the champion answered about the very same images."""
+    champion_answers = evidence.champion
+    return bool(
+        champion_answers is not None
+        and champion_answers.ids
+        and champion_answers.ids == evidence.predictions.ids
     )
 
 
@@ -111,21 +177,43 @@ def _same_images(evidence: Evidence) -> Check:
     )
 
 
-def _against_champion(
-    evidence: Evidence, floors: Floors
-) -> tuple[Check | None, dict[str, Any] | None]:
-    champion = evidence.champion
-    if champion is None:
-        return None, None
-    name = "the champion" if champion.version is None else f"version {champion.version}"
-    if champion.ids != evidence.predictions.ids or not champion.ids:
+def _against_champion(evidence: Evidence, options: Evaluate) -> Part:
+    ours, theirs, floors = evidence.predictions, evidence.champion, Floors.asked(options)
+    if theirs is None:
+        return [], {"champion": None, "confused": mistakes.confused(ours, None)}
+    name = "the champion" if theirs.version is None else f"version {theirs.version}"
+    if not _comparable(evidence):
         message = f"The model can't be compared with {name}: they judged other images."
-        told: dict[str, Any] = {"version": champion.version, "accuracy": None}
-        return Check("champion", None, None, -floors.max_regression, False, message), told
-    check, compared = class_checks.against(
-        evidence.predictions.correct(), champion.correct(), name, floors
+        check = Check("champion", None, None, -floors.max_regression, False, message)
+        told: dict[str, Any] = {"version": theirs.version, "accuracy": None}
+        return [check], {"champion": told, "confused": mistakes.confused(ours, None)}
+    # The truth is this data's; a champion's answers may have been read beside older labels.
+    theirs = replace(theirs, labels=ours.labels)
+    check, compared = champion.compare(ours, theirs, name, floors, options)
+    return [check], {
+        "champion": {"version": theirs.version, **compared},
+        "flipped": mistakes.flipped(ours, theirs),
+        "confused": mistakes.confused(ours, theirs),
+    }
+
+
+def _tfma(missed: Sequence[str] | None, checks: Sequence[Check]) -> Part:
+    """TFMA's own validation must not contradict the floors, which are held to bounds.
+
+    A threshold missed there is a floor missed here, and has its check already.
+    """
+    if missed is None:
+        return [], {"tfma_validation_ok": None}
+    floors = [check for check in checks if check.name.partition(":")[0] in ("accuracy", "mae")]
+    passed = not missed or not all(check.passed for check in floors)
+    message = (
+        "TFMA's validation result says what the floors say."
+        if passed
+        else f"TFMA's validation failed ({bounded(missed)}), and the floors are reached: the "
+        "evaluation and the predictions contradict each other. Run again."
     )
-    return check, {"version": champion.version, **compared}
+    check = Check("tfma_validation", len(missed), None, 0, passed, message)
+    return [check], {"tfma_validation_ok": not missed}
 
 
 def _serving(serving: Mapping[str, Any]) -> Check:
@@ -138,3 +226,20 @@ def _serving(serving: Mapping[str, Any]) -> Check:
         passed=passed,
         message=str(serving["message"]),
     )
+
+
+def _agreement(serving: Mapping[str, Any]) -> list[Check]:
+    """The export against the network that was trained; nothing where that is off."""
+    found = serving.get("agreement")
+    if not found:
+        return []
+    return [
+        Check(
+            name="trained_is_served",
+            value=found["max_difference"],
+            bound=None,
+            threshold=found["tolerance"],
+            passed=bool(found["passed"]),
+            message=str(found["message"]),
+        )
+    ]

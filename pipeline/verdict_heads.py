@@ -7,7 +7,7 @@ docs/heads.md explains the floors and the statistics.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline import bounds, class_checks
+from pipeline.blessing import champion as champion_check
+from pipeline.blessing import paired, recall
 from pipeline.class_checks import Check
 from pipeline.config import Evaluate
 from pipeline.head_columns import Classes, HeadColumns, Values
@@ -34,6 +36,7 @@ def judge(
     answered: Mapping[str, HeadColumns],
     champion: Mapping[str, HeadColumns] | None,
     options: Evaluate,
+    recalls: Mapping[str, Sequence[float]],
 ) -> tuple[list[Check], dict[str, Any]]:
     """Returns the checks of all heads, and verdict.json's `heads`.
 
@@ -42,6 +45,7 @@ def judge(
       answered: the model's answers by the head's name, image by image.
       champion: the champion's about the same images; None where there is nothing to compare.
       options: the section evaluate.
+      recalls: p-values of the classes of every head, as `recall.corrected` gives them.
     """
     checks: list[Check] = []
     told: dict[str, Any] = {}
@@ -55,7 +59,7 @@ def judge(
             classes = (
                 replace(theirs, labels=columns.labels) if isinstance(theirs, Classes) else None
             )
-            more, told[name] = _classification(name, found, columns, classes, options)
+            more, told[name] = _classification(name, found, columns, classes, options, recalls)
         else:
             message = f"TFMA measured nothing of the head {name}: what is served has other heads."
             more = [Check(f"evaluated_is_served:{name}", None, None, None, False, message)]
@@ -69,15 +73,9 @@ def _classification(
     columns: Classes,
     champion: Classes | None,
     options: Evaluate,
+    recalls: Mapping[str, Sequence[float]],
 ) -> tuple[list[Check], dict[str, Any]]:
-    given = options.heads.get(name, {})
-    floors = class_checks.Floors(
-        head=name,
-        min_accuracy=given.get("min_accuracy"),
-        min_class_recall=given.get("min_class_recall"),
-        max_regression=given.get("max_regression", options.max_regression),
-        confidence=options.confidence,
-    )
+    floors = class_checks.Floors.asked(options, name)
     matrix = measured.matrix(len(columns.classes))
     per_class = class_checks.per_class(matrix, columns.classes)
     majority = class_checks.majority(matrix)
@@ -85,11 +83,11 @@ def _classification(
         class_checks.sound(columns.classes, columns.predicted, columns.probabilities, floors),
         class_checks.agreement(int(columns.correct().sum()), measured, floors),
         class_checks.accuracy(measured, majority, floors),
-        class_checks.class_recall(matrix, columns.classes, floors),
+        recall.check(matrix, columns.classes, floors, recalls),
     ]
     compared = None
     if champion is not None:
-        check, compared = class_checks.against(
+        check, compared = champion_check.compare_accuracy(
             columns.correct(), champion.correct(), "the champion", floors
         )
         checks.append(check)
@@ -192,7 +190,7 @@ def _mae(name: str, measured: MeasuredValues, columns: Values, options: Evaluate
         source = (
             f"{_CONSTANT_SHARE:.0%} of {constant:.4g}, the error of always answering the median"
         )
-    bound = bounds.mean_upper_bound(columns.errors(), options.confidence)
+    lower, bound = bounds.mean_bounds(columns.errors(), options.confidence)
     return Check(
         name=f"mae:{name}",
         value=_number(measured.mae),
@@ -202,6 +200,7 @@ def _mae(name: str, measured: MeasuredValues, columns: Values, options: Evaluate
         message=f"The mean absolute error of {name} is {measured.mae:.4g} on "
         f"{measured.examples:,} test images, and with {options.confidence:.0%} confidence at most "
         f"{bound:.4g}; the limit is {most:.4g} ({source}).",
+        interval=(lower, bound) if math.isfinite(lower + bound) else None,
     )
 
 
@@ -218,15 +217,16 @@ def _against(
     gained = theirs - ours
     difference = float(gained.mean())
     lower, upper = bounds.mean_bounds(gained, options.confidence)
-    said = bounds.compare(lower, upper, margin)
-    passed = said == "no worse" or (said == "undecided" and difference >= -margin)
+    said = paired.verdict(lower, upper, margin)
+    decisions = class_checks.decisions(options)
+    passed = paired.passes(said, difference, margin, decisions)
     message = (
         f"The mean absolute error of {name} is {float(ours.mean()):.4g}, and the champion's "
         f"{before:.4g} on the same {len(ours):,} images; with {options.confidence:.0%} confidence "
         f"it falls by between {lower:.4g} and {upper:.4g}; a rise of {margin:.4g} is accepted "
         f"({rise:.0%} of the champion's, evaluate.heads.{name}.max_regression): {said}."
     )
-    if said == "undecided":
+    if said == "undecided" and decisions[said] == "estimate":
         message = message[:-1] + (
             ", so the estimate decides: "
             + ("within the margin." if passed else "a loss beyond the margin.")
@@ -238,6 +238,11 @@ def _against(
         "upper": _number(upper),
         "verdict": said,
     }
-    bound = lower if said == "no worse" else upper if said == "worse" else difference
-    check = Check(f"champion:{name}", difference, _number(bound), -margin, passed, message)
-    return check, told
+    bound, held_to = champion_check.threshold(said, difference, lower, upper, margin, decisions)
+    bound, interval = _finite(bound), (lower, upper) if math.isfinite(lower + upper) else None
+    name = f"champion:{name}"
+    return Check(name, difference, bound, held_to, passed, message, interval), told
+
+
+def _finite(bound: float | None) -> float | None:
+    return None if bound is None else _number(bound)

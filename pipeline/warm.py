@@ -22,6 +22,9 @@ from pipeline.heads import Head
 
 Array = npt.NDArray[Any]
 
+# How `start` begins where the champion's weights were taken.
+TAKEN = "Warm start"
+
 
 def start(model: keras.Model, train: Train, answers: Sequence[Head], champion: Path) -> str:
     """Sets the model's weights to the champion's where that can be; says what was done, and why.
@@ -47,7 +50,7 @@ def start(model: keras.Model, train: Train, answers: Sequence[Head], champion: P
     models.set_weights(model, taken)
     new = len(answers[0].classes) - len(facts["classes"])
     grown = f", and {new} new classes" if new else ""
-    return f"Warm start from the weights of version {champion.name}{grown}."
+    return f"{TAKEN} from the weights of version {champion.name}{grown}."
 
 
 def _differs(

@@ -16,7 +16,11 @@ import pyarrow.parquet as pq
 
 from pipeline import events
 from pipeline.errors import DataRefused
-from pipeline.features import SPLITS, TEST
+from pipeline.features import CALIB, SPLITS_WITH_CALIB, TEST
+
+# Beside the window's splits: the test images of spans that no longer judge. They tell what a model
+# has forgotten; no training sees them.
+OLDER = "older"
 
 _TABLES = ("images.parquet", "quarantine.parquet", "duplicates.parquet")
 _COUNTED = ("quarantined", "duplicates", "split_duplicates", "group_straddles", "files", "bytes")
@@ -40,14 +44,21 @@ class Part:
 
     def splits(self) -> dict[str, tuple[str, ...]]:
         """Returns, for each split of the window, the splits of this span that go into it."""
+        there = splits_of([self])
         if self.golden:
-            return {TEST: SPLITS}
-        return {split: (split,) for split in SPLITS if split != TEST or self.judged}
+            return {TEST: there}
+        return {split: (split,) for split in there if split != TEST or self.judged}
 
     def summary(self) -> dict[str, Any]:
         """Returns the span's summary.json."""
         loaded: dict[str, Any] = json.loads((self.report / "summary.json").read_text("utf-8"))
         return loaded
+
+
+def splits_of(parts: Sequence[Part]) -> tuple[str, ...]:
+    """Returns the splits of a window: calib among them where a span has it."""
+    calib = any((part.examples / f"Split-{CALIB}").is_dir() for part in parts)
+    return tuple(split for split in SPLITS_WITH_CALIB if split != CALIB or calib)
 
 
 def check(parts: Sequence[Part]) -> None:
@@ -67,25 +78,40 @@ def check(parts: Sequence[Part]) -> None:
 
 
 def link(parts: Sequence[Part], examples: Path) -> None:
-    """Links each split's TFRecords into `examples`, numbered anew.
+    """Links each split's TFRecords into `examples`, numbered anew, and those of `older` beside.
 
     A file system without hard links gets copies.
     """
-    for split in SPLITS:
+    for split in splits_of(parts):
         files = [
             file
             for part in parts
             for source in part.splits().get(split, ())
-            for file in sorted((part.examples / f"Split-{source}").glob("data_tfrecord-*"))
+            for file in _files(part, source)
         ]
-        folder = examples / f"Split-{split}"
-        folder.mkdir(parents=True)
-        for number, file in enumerate(files):
-            target = folder / f"data_tfrecord-{number:05d}-of-{len(files):05d}"
-            try:
-                os.link(file, target)
-            except OSError:
-                shutil.copyfile(file, target)
+        _link_all(files, examples / f"Split-{split}")
+    older = [file for part in _older(parts) for file in _files(part, TEST)]
+    if older:
+        _link_all(older, examples / f"Split-{OLDER}")
+
+
+def _older(parts: Sequence[Part]) -> list[Part]:
+    """Returns the spans whose test images neither judge nor train."""
+    return [part for part in parts if not part.golden and not part.judged]
+
+
+def _files(part: Part, split: str) -> list[Path]:
+    return sorted((part.examples / f"Split-{split}").glob("data_tfrecord-*"))
+
+
+def _link_all(files: Sequence[Path], folder: Path) -> None:
+    folder.mkdir(parents=True)
+    for number, file in enumerate(files):
+        target = folder / f"data_tfrecord-{number:05d}-of-{len(files):05d}"
+        try:
+            os.link(file, target)
+        except OSError:
+            shutil.copyfile(file, target)
 
 
 def write_report(
@@ -118,7 +144,7 @@ def write_report(
         "classes": list(per_class),
         "per_class": per_class,
         "examples": {
-            split: sum(counts[split] for counts in per_class.values()) for split in SPLITS
+            split: sum(counts[split] for counts in per_class.values()) for split in splits_of(parts)
         },
         **{key: sum(one.get(key, 0) for one in summaries) for key in _COUNTED},
         **{key: _tally(key, summaries) for key in _TALLIED},
@@ -128,6 +154,11 @@ def write_report(
             {"name": part.name, "fingerprint": part.fingerprint, "golden": part.golden,
              "judged": part.judged, "examples": one["examples"]}
             for part, one in zip(parts, summaries, strict=True)
+        ],
+        # In the order of the records of `older`.
+        "older": [
+            {"name": part.name, "images": part.summary()["examples"][TEST]}
+            for part in _older(parts)
         ],
     }  # fmt: skip
     columns = _columns(summaries, known_columns)
@@ -157,7 +188,7 @@ def _per_class(
             for name, images in summary["per_class"].items():
                 counts[name][split] += sum(images[source] for source in sources)
     return {
-        name: {split: images[split] for split in SPLITS}
+        name: {split: images[split] for split in splits_of(parts)}
         for name, images in counts.items()
         if name in known or any(images.values())
     }

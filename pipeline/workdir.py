@@ -7,6 +7,7 @@ checkpoints/<fingerprint>/        training that can be resumed
 index.html                        all runs, with links to their reports
 runs/<run id>/                    run.json, events.jsonl, log.txt, result.json, report.html
 serving/<model>/<version>/        what TF Serving serves, and registry.json beside
+exports/<variant>/<version>/      smaller forms of that version, for devices
 """
 
 from __future__ import annotations

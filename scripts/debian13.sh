@@ -3,7 +3,8 @@
 #
 #   scripts/debian13.sh COMMAND [ARGUMENT]...
 #
-# For a machine whose glibc is too old for the current lane (TFX 1.21). Needs root and debootstrap.
+# For a machine whose glibc is too old for the current lane (TFX 1.21). Needs root and debootstrap;
+# where that is not installed, apt's copy of it is unpacked into .cache/ and nothing is installed.
 # SHARE names a folder of this machine that the command sees under the same path, and writes to.
 # The folder `.cache/debian13` is made once (about 700 MB; 5 GB with the lane's packages) and used
 # again; removing it starts afresh. DEBIAN_MIRROR names another mirror than debootstrap's own.
@@ -24,15 +25,31 @@ say() {
     exit 1
 }
 
-make_root() {
-    command -v debootstrap >/dev/null || {
-        say "make: debootstrap is missing: apt-get install debootstrap"
+# find_debootstrap: sets `debootstrap` to the command. The package is a shell script and its data.
+find_debootstrap() {
+    debootstrap=$(command -v debootstrap || true)
+    [ -z "$debootstrap" ] || return 0
+    unpacked=$repository/.cache/debootstrap
+    mkdir -p "$unpacked/lists/partial"
+    # Lists of its own: those of the system may be empty, as in a container, and stay as they are.
+    (cd "$unpacked" &&
+        apt-get -o Dir::State::Lists="$unpacked/lists" -qq update &&
+        apt-get -o Dir::State::Lists="$unpacked/lists" -qq download debootstrap &&
+        dpkg-deb --extract debootstrap_*.deb .) >"$unpacked/log.txt" 2>&1 || {
+        tail -n 5 "$unpacked/log.txt" >&2
+        say "make: debootstrap is missing, and apt can't fetch it: apt-get install debootstrap"
         exit 1
     }
+    export DEBOOTSTRAP_DIR="$unpacked/usr/share/debootstrap"
+    debootstrap=$unpacked/usr/sbin/debootstrap
+}
+
+make_root() {
+    find_debootstrap
     say "Making a Debian 13 root folder in .cache/debian13: about 700 MB, 1 to 5 minutes."
     rm -rf "$folder"
     mkdir -p "$folder.new"
-    debootstrap --variant=minbase --include="$packages" trixie "$folder.new" \
+    "$debootstrap" --variant=minbase --include="$packages" trixie "$folder.new" \
         ${DEBIAN_MIRROR:+"$DEBIAN_MIRROR"} >"$folder.log" 2>&1 || {
         say "make: debootstrap failed; the end of .cache/debian13.log:"
         tail -n 5 "$folder.log" >&2

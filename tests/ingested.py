@@ -62,6 +62,7 @@ def ingest(
     out: Path,
     known_classes: tuple[str, ...] = (),
     known_columns: dict[str, list[str]] | None = None,
+    calib: float = 0.0,
     **options: Any,
 ) -> Ingested:
     """Runs the executor as the component would."""
@@ -80,6 +81,7 @@ def ingest(
             "known_classes": json.dumps(known_classes),
             "known_columns": json.dumps(known_columns or {}),
             "options": settings.model_dump_json(),
+            "calib": calib,
             "code": "test",
         },
     )

@@ -29,18 +29,9 @@ from pipeline.heads import Head
 from pipeline.ingest.scan import scan
 from pipeline.runs import Request, Result, RunDir, Stage
 from pipeline.workdir import Workdir, open_workdir
-from tests import exports, graphs, made
+from tests import exports, graphs, made, report_parts
 
 _BEAM = ["--runner=DirectRunner", "--direct_running_mode=in_memory"]
-SERVED = {
-    "passed": True,
-    "images": 16,
-    "label_mismatches": 0,
-    "max_difference": 1.2e-07,
-    "tolerance": 1e-4,
-    "load_seconds": 1.5,
-    "message": "16 images were served as they were evaluated.",
-}
 
 
 def photographs(root: Path, names: dict[str, str], count: int = 60, wrong: int = 6) -> Path:
@@ -210,11 +201,24 @@ def add_heads(answers: str) -> None:
     pq.write_table(table.replace_schema_metadata(told), path)
 
 
-def judge(answers: str, champion: str | None, floor: float) -> dict[str, Any]:
-    """Returns what the gate says about these predictions, with this floor for accuracy."""
+def read_answers(answers: str) -> predictions.Predictions:
+    """Returns predictions without what `add_heads` may have added: no model was judged by it."""
     read = predictions.read(Path(answers))
     assert read is not None
-    read = replace(read, heads={})  # what add_heads may have added, no model was judged by
+    return replace(read, heads={})
+
+
+def judge(answers: str, champion: str | None, floor: float, ingested: str) -> dict[str, Any]:
+    """Returns what the gate says about these predictions, with this floor for accuracy.
+
+    Args:
+      answers: the URI of the predictions.
+      champion: that of the champion's, if there is one.
+      floor: of accuracy.
+      ingested: the URI of the ingest report.
+    """
+    read = read_answers(answers)
+    before = read_answers(champion) if champion else None
     index = {name: number for number, name in enumerate(read.classes)}
     pairs = Counter(
         (index[label], index[name]) for label, name in zip(read.labels, read.predicted, strict=True)
@@ -229,11 +233,14 @@ def judge(answers: str, champion: str | None, floor: float) -> dict[str, Any]:
     evidence = verdict.Evidence(
         measured=measured,
         predictions=read,
-        champion=predictions.read(Path(champion)) if champion else None,
-        serving=SERVED,
+        champion=before,
+        serving=report_parts.serving(before is not None),
         test_images=len(read.ids),
+        facts=report_parts.facts(ingested),
+        robustness=report_parts.spoiled(read, before),
     )
-    return verdict.judge(evidence, Evaluate(min_accuracy=floor))
+    options = Evaluate(min_accuracy=floor, min_slice_images=5, resamples=200)
+    return verdict.judge(evidence, options)
 
 
 def end(run: RunDir, artifacts: dict[str, dict[str, str]], result: Result) -> None:
@@ -267,7 +274,8 @@ def judged_again(workdir: Workdir, run: RunDir, run_id: str, floor: float) -> Ru
     shutil.copytree(run.root, again.root)
     artifacts = again.read_artifacts()
     del artifacts["Predictor"]["champion_predictions"]
-    judged = judge(artifacts["Predictor"]["predictions"], None, floor)
+    ingested = artifacts["ImageExampleGen"]["ingest_report"]
+    judged = judge(artifacts["Predictor"]["predictions"], None, floor, ingested)
     uri = folder_with(workdir, "BlessingGate", run_id, "verdict.json", judged)
     artifacts["BlessingGate"] = {"blessing": uri}
     runs.write_json(again.artifacts, artifacts)
@@ -289,13 +297,18 @@ def whole(root: Path, champion: bool = False) -> tuple[Workdir, RunDir]:
     ingested = ingest(workdir, data)
     graph = workdir.artifacts / "Transform" / "transform_graph" / "4"
     shutil.copytree(graphs.transform_graph(), graph)
-    answers = answer(workdir, ingested["examples"], "predictions")
+    calibrated = {"temperature": 1.25, "threshold": 0.4}
+    answers = answer(workdir, ingested["examples"], "predictions", facts=calibrated)
     outputs = {"predictions": answers}
     if champion:
         outputs["champion_predictions"] = answer(
             workdir, ingested["examples"], "champion", answers={"red": "white", "white": "red"}
         )
-    judged = judge(answers, outputs.get("champion_predictions"), 0.5)
+    before = outputs.get("champion_predictions")
+    judged = judge(answers, before, 0.5, ingested["ingest_report"])
+    explanations = workdir.artifacts / "Explainer" / "explanations" / "6"
+    report_parts.explained(explanations, read_answers(answers))
+    smaller = report_parts.smaller(read_answers(answers))
     add_heads(answers)
     trials = workdir.artifacts / "Tuner" / "tuner_results" / "5"
     trials.mkdir(parents=True)
@@ -339,11 +352,19 @@ def whole(root: Path, champion: bool = False) -> tuple[Workdir, RunDir]:
         "Predictor": outputs,
         "ServingCheck": {
             "serving_check": folder_with(
-                workdir, "ServingCheck", "serving_check", "serving_check.json", SERVED
+                workdir,
+                "ServingCheck",
+                "serving_check",
+                "serving_check.json",
+                report_parts.serving(champion),
             )
         },
         "BlessingGate": {
             "blessing": folder_with(workdir, "BlessingGate", "blessing", "verdict.json", judged)
+        },
+        "Explainer": {"explanations": str(explanations)},
+        "VariantMaker": {
+            "variants": folder_with(workdir, "VariantMaker", "variants", "variants.json", smaller)
         },
     }
     summary = json.loads((Path(ingested["ingest_report"]) / "summary.json").read_text())

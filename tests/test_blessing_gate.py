@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from pipeline import verdict
+from pipeline import config, verdict
+from pipeline.blessing import intact
 from pipeline.config import Evaluate
+from pipeline.errors import ConfigError, SafelightError
 from pipeline.measured import Measured
 from pipeline.predictions import Predictions
 from pipeline.verdict import Evidence
@@ -160,13 +163,13 @@ LABELS = "a" * 1000 + "b" * 1000
     ("ours", "theirs", "said", "blessed"),
     [
         (20, 20, "no worse", True),
-        (20, 120, "no worse", True),
+        (20, 120, "better", True),
         (200, 20, "worse", False),
         (40, 15, "undecided", False),
         (25, 10, "undecided", True),
     ],
 )
-def test_three_verdicts(ours, theirs, said, blessed):
+def test_four_verdicts(ours, theirs, said, blessed):
     # Mistakes on other images each: the champion's in class b, ours in class a.
     model = answers(LABELS, "b" * ours + "a" * (1000 - ours) + "b" * 1000)
     champion = champion_of(LABELS, "a" * 1000 + "a" * theirs + "b" * (1000 - theirs))
@@ -180,6 +183,152 @@ def test_three_verdicts(ours, theirs, said, blessed):
     assert check["threshold"] == -0.01
     if said == "undecided":
         assert "too few to tell, so the estimate decides" in check["message"]
+        assert "more test images would tell" in check["message"]
+    assert (found["champion"]["images_needed"] is not None) is (said == "undecided")
+    assert check["interval"] == (found["champion"]["lower"], found["champion"]["upper"])
+    json.dumps(found, allow_nan=False)
+
+
+def compared(ours: int, theirs: int, **options) -> dict:
+    """The verdict on as many mistakes each, in other classes (see above)."""
+    model = answers(LABELS, "b" * ours + "a" * (1000 - ours) + "b" * 1000)
+    champion = champion_of(LABELS, "a" * 1000 + "a" * theirs + "b" * (1000 - theirs))
+    return verdict.judge(evidence(model, champion), Evaluate(**options))
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "options", "blessed"),
+    [
+        (25, 10, {"on_undecided": "block"}, False),
+        (40, 15, {"on_undecided": "push"}, True),
+        (20, 20, {"on_no_worse": "block", "on_undecided": "block"}, False),
+        (20, 120, {"on_no_worse": "block", "on_undecided": "block"}, True),
+        (200, 20, {"on_worse": "push", "on_undecided": "push"}, True),
+        (20, 120, {f"on_{it}": "block" for it in ("better", "no_worse", "undecided")}, False),
+    ],
+)
+def test_what_becomes_of_a_verdict_is_configured(ours, theirs, options, blessed):
+    found = compared(ours, theirs, **options)
+    [check] = [check for check in found["checks"] if check["name"] == "champion"]
+    assert check["passed"] is found["blessed"] is blessed
+    # What is shown as deciding does decide.
+    if check["bound"] is not None:
+        assert (check["bound"] >= check["threshold"]) is blessed
+    if not blessed:
+        assert "evaluate.on_" in found["reasons"][0] and ": block)" in found["reasons"][0]
+
+
+@pytest.mark.parametrize(
+    "metric", ["macro_f1", "macro_recall", "worst_class_recall", "cross_entropy"]
+)
+def test_any_metric_can_decide(metric):
+    found = compared(200, 20, metric=metric)
+    assert failed(found) == ["champion"] and found["champion"]["verdict"] == "worse"
+    assert found["champion"]["metric"] == metric
+    assert found["champion"]["difference"] == found["champion"]["metrics"][metric]["difference"]
+    assert compared(20, 120, metric=metric)["champion"]["verdict"] == "better"
+    unit = "nats" if metric == "cross_entropy" else "points"
+    assert unit in found["reasons"][0]
+
+
+def test_the_worst_class_pays_for_the_others():
+    # As accurate as the champion, but all its mistakes fall upon one class.
+    model = answers(LABELS, "a" * 1000 + "b" * 900 + "a" * 100)
+    spread = "b" * 50 + "a" * 950 + "b" * 950 + "a" * 50
+    champion = champion_of(LABELS, spread)
+    assert verdict.judge(evidence(model, champion), Evaluate())["blessed"]
+    found = verdict.judge(evidence(model, champion), Evaluate(metric="worst_class_recall"))
+    assert failed(found) == ["champion"]
+    metrics = found["champion"]["metrics"]
+    assert metrics["accuracy"]["difference"] == 0
+    assert metrics["worst_class_recall"]["difference"] == pytest.approx(-0.05)
+    assert metrics["worst_class_recall"]["verdict"] == "worse"
+
+
+def test_mcnemars_p_value_is_told():
+    found = compared(8, 1)
+    assert found["champion"]["p_value"] == pytest.approx(0.0215, abs=1e-4)
+    assert "McNemar's p is 0.021" in check_of(found, "champion")["message"]
+    assert compared(0, 0)["champion"]["p_value"] == 1
+
+
+def check_of(found: dict, name: str) -> dict:
+    [check] = [check for check in found["checks"] if check["name"] == name]
+    return check
+
+
+def test_three_images_are_no_proof_of_a_gain():
+    # Tango's lower bound lies above 0, and McNemar's test does not deny luck.
+    found = compared(0, 3)
+    assert found["champion"]["lower"] > 0 and found["champion"]["p_value"] > 0.1
+    assert found["champion"]["verdict"] == "no worse"
+    assert compared(0, 4)["champion"]["verdict"] == "better"
+
+
+def test_flipped_images_and_confused_pairs():
+    labels = "a" * 6 + "b" * 6
+    model = answers(labels, "aaabbb" + "bbbbba")
+    model.probabilities[3] = [0.01, 0.99]
+    champion = champion_of(labels, "aaaaab" + "abbbba")
+    found = verdict.judge(evidence(model, champion), Evaluate(min_accuracy=0))
+    assert (found["flipped"]["gained"], found["flipped"]["lost"]) == (1, 2)
+    first, second, third = found["flipped"]["images"]
+    assert first == {
+        "id": "3",
+        "label": "a",
+        "was": "a",
+        "is": "b",
+        "confidence": pytest.approx(0.99),
+    }
+    assert (second["id"], third["id"], third["was"], third["is"]) == ("4", "6", "a", "b")
+    assert found["confused"] == [
+        {"truth": "a", "predicted": "b", "count": 3, "champion_count": 1},
+        {"truth": "b", "predicted": "a", "count": 1, "champion_count": 2},
+    ]
+    alone = verdict.judge(evidence(model), Evaluate(min_accuracy=0))
+    assert alone["confused"][0]["champion_count"] is None and "flipped" not in alone
+
+
+def test_no_more_flipped_images_than_can_be_looked_at():
+    found = compared(200, 20)
+    assert found["flipped"]["lost"] == 200 and len(found["flipped"]["images"]) == 50
+
+
+def test_tfmas_validation_is_recorded():
+    good = measured(GOOD)
+    assert "tfma_validation_ok" in verdict.judge(evidence(GOOD), Evaluate())
+    found = verdict.judge(evidence(GOOD, measured=replace(good, missed=())), Evaluate())
+    assert found["tfma_validation_ok"] is True and found["blessed"]
+    # A floor that is missed has its check; it is not said twice.
+    missed = replace(good, missed=("accuracy is 0.975, asked at least 0.99",))
+    found = verdict.judge(evidence(GOOD, measured=missed), Evaluate(min_accuracy=0.99))
+    assert found["tfma_validation_ok"] is False and failed(found) == ["accuracy"]
+    # A contradiction is one.
+    found = verdict.judge(evidence(GOOD, measured=missed), Evaluate(min_accuracy=0.9))
+    assert failed(found) == ["tfma_validation"] and "asked at least 0.99" in found["reasons"][0]
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "evaluate.on_no_worse=block",
+        "evaluate.on_better=block",
+        "evaluate.on_worse=push",
+        "evaluate.on_worse=estimate",
+        "evaluate.metric=auc",
+        "evaluate.resamples=10",
+        "evaluate.max_regression=2",
+        "evaluate.confidence=0.4",
+    ],
+)
+def test_senseless_thresholds_are_refused(override):
+    with pytest.raises(ConfigError, match=override.partition("=")[0]):
+        config.load(None, [override])
+
+
+def test_strict_switches_on_what_it_says():
+    strict = config.load("strict").config
+    assert strict.evaluate.on_undecided == "block" and strict.validation.test_size == "fail"
 
 
 def test_champion_that_judged_other_images():
@@ -244,6 +393,7 @@ def test_component_blesses(evaluated, tmp_path):
     assert model_utils.is_model_blessed(blessing)
     assert (tmp_path / "BLESSED").is_file() and not (tmp_path / "NOT_BLESSED").exists()
     assert found["metrics"]["accuracy"] == 1
+    assert found["tfma_validation_ok"] is True
 
 
 def test_component_refuses(evaluated, tmp_path):
@@ -254,3 +404,19 @@ def test_component_refuses(evaluated, tmp_path):
     assert blessing.get_int_custom_property("blessed") == 0
     assert not model_utils.is_model_blessed(blessing)
     assert (tmp_path / "NOT_BLESSED").is_file()
+    assert "accuracy" in found["reasons"][0].lower()
+
+
+def test_a_champion_that_cannot_be_loaded_is_told_before_training(evaluated, tmp_path):
+    champion = tmp_path / "3"
+    shutil.copytree(evaluated.root / "model" / "Format-Serving", champion)
+    intact.check("")
+    intact.check(str(champion))
+    (champion / "variables" / "variables.index").write_bytes(b"")
+    (champion / "saved_model.pb").unlink()
+    with pytest.raises(SafelightError, match="saved_model.pb, variables/variables.index") as caught:
+        intact.check(str(champion))
+    assert "safelight rollback" in str(caught.value)
+    shutil.rmtree(champion)
+    with pytest.raises(SafelightError, match="There is no model at"):
+        intact.check(str(champion))

@@ -37,6 +37,27 @@ def test_an_override_beats_the_profile_and_the_profile_beats_the_default():
     assert effective.origin("train.seed") == "default"
 
 
+def test_a_key_below_a_table_is_set_by_itself(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text("[tune.space]\nbatch_size = [32, 64]\n[train.class_weights]\ncat = 2.0\n")
+    overrides = [
+        "tune.space.learning_rate=[0.1, 0.01]",
+        'train.class_weights."great tit"=3',
+        "train.class_weights.cat=4",
+    ]
+    effective = configuration.load(str(path), overrides)
+    assert effective.config.tune.space == {"batch_size": [32, 64], "learning_rate": [0.1, 0.01]}
+    assert effective.config.train.class_weights == {"cat": 4.0, "great tit": 3.0}
+    assert effective.origin("train.class_weights") == "--set train.class_weights.cat"
+
+
+def test_thresholds_of_a_head_can_be_set_on_the_command_line():
+    heads = 'train.heads=[{name="severity", kind="regression"}]'
+    overrides = ["evaluate.heads.severity.max_mae=0.1", "evaluate.heads.severity.max_regression=0"]
+    config = configuration.load(None, [heads, *overrides]).config
+    assert config.evaluate.heads == {"severity": {"max_mae": 0.1, "max_regression": 0.0}}
+
+
 def test_the_last_of_two_overrides_wins():
     effective = configuration.load(None, ["train.epochs=7", "train.epochs=9"])
     assert effective.config.train.epochs == 9
@@ -79,7 +100,12 @@ def test_values_are_read_as_in_toml_and_bare_words_are_strings(override, expecte
         ("train.zzz=3", ["train.zzz", "There is:", "epochs"]),
         ("train.epochs", ["section.key=value", "'train.epochs'"]),
         ("epochs=3", ["section.key=value"]),
-        ("a.b.c=3", ["section.key=value"]),
+        ("a.b.c=3", ["a.b.c", "unknown section 'a'"]),
+        ("train.epochs.x=3", ["train.epochs holds no table", "--set train.epochs=value"]),
+        ("train.augmet.x=3", ["train.augmet", "Did you mean 'augment'"]),
+        ("evaluate.heads.size.max_ame=1", ["evaluate.heads.size", "Did you mean 'max_mae'"]),
+        ("kubeflow.steps.Trainer.gpu=1", ["kubeflow.steps.Trainer", "Did you mean 'gpus'"]),
+        ("train.phases=[{epoch=3}]", ["train.phases.0", "Did you mean 'epochs'"]),
         ("train.epochs=0", ["train.epochs = 0", "--set train.epochs", "greater than or equal"]),
         ("train.epochs=many", ["train.epochs = 'many'", "integer"]),
         ("train.preset=resnet", ["train.preset = 'resnet'", "mnist-cnn"]),

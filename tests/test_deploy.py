@@ -11,8 +11,12 @@ import yaml
 from google.protobuf import text_format
 from tensorflow_serving.config import model_server_config_pb2
 
+from pipeline import config as configuration
 from pipeline import serve
+from pipeline.config import Kubeflow
+from pipeline.kubeflow import checks, platform
 from tests import kustomize
+from tests.e2e.command import STAGES
 
 DEPLOY = Path(__file__).parents[1] / "deploy"
 FOLDERS = sorted(path.parent for path in DEPLOY.rglob("kustomization.yaml"))
@@ -51,6 +55,8 @@ def test_there_are_overlays():
         "serving/kserve/overlays/laptop",
         "serving/kserve/overlays/gpu",
         "serving/kserve/overlays/canary",
+        "kubeflow/overlays/laptop",
+        "kubeflow/overlays/gpu",
     } <= names
 
 
@@ -114,6 +120,95 @@ def test_no_secret_is_written_down():
     for path in DEPLOY.rglob("*.yaml"):
         for one in yaml.safe_load_all(path.read_text()):
             assert not (isinstance(one, dict) and one.get("kind") == "Secret"), path
+
+
+KUBEFLOW = DEPLOY / "kubeflow"
+OVERLAYS = [KUBEFLOW / "base", KUBEFLOW / "overlays/laptop", KUBEFLOW / "overlays/gpu"]
+
+
+def of_kind(manifests, kind):
+    return {one["metadata"]["name"]: one for one in manifests if one["kind"] == kind}
+
+
+@pytest.fixture(scope="module", params=OVERLAYS, ids=name_of)
+def around(request):
+    """What runs on Kubeflow need around them, as one overlay builds it."""
+    return kustomize.build(request.param)
+
+
+def test_rights_are_the_least(around):
+    manifests = around
+    roles = of_kind(manifests, "Role")
+    assert "ClusterRole" not in {one["kind"] for one in manifests}
+    for name, role in roles.items():
+        for rule in role["rules"]:
+            assert "*" not in [*rule["verbs"], *rule["resources"], *rule["apiGroups"]], name
+            if {"secrets", "configmaps"} & set(rule["resources"]):
+                assert rule["verbs"] == ["get"] and rule["resourceNames"], name
+    accounts = of_kind(manifests, "ServiceAccount")
+    for name, binding in of_kind(manifests, "RoleBinding").items():
+        assert binding["roleRef"]["name"] in roles, name
+        for subject in binding["subjects"]:
+            assert subject["name"] in accounts
+            assert subject["namespace"] == manifests[0]["metadata"].get("namespace", "safelight")
+
+
+def test_the_network_is_closed_but_for_what_is_needed(around):
+    manifests = around
+    policies = {name: one["spec"] for name, one in of_kind(manifests, "NetworkPolicy").items()}
+    deny = policies.pop("safelight-deny")
+    assert deny["policyTypes"] == ["Ingress", "Egress"]
+    assert not {"ingress", "egress"} & deny.keys()
+    job = of_kind(manifests, "CronJob")["safelight-retrain"]["spec"]["jobTemplate"]["spec"]
+    step = platform.document(Kubeflow(image="x:1"), {"trainer": {}})
+    executors = step["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    pods = [
+        job["template"]["metadata"]["labels"],
+        executors["exec-trainer"]["podMetadata"]["labels"],
+    ]
+    for labels in pods:
+        assert deny["podSelector"]["matchLabels"].items() <= labels.items()
+    for name, spec in policies.items():
+        assert "ingress" not in spec, name
+        assert any(spec["podSelector"]["matchLabels"].items() <= one.items() for one in pods), name
+        for rule in spec["egress"]:
+            assert rule["ports"], name
+            for peer in rule["to"]:
+                block = peer.get("ipBlock", {})
+                assert not block or "169.254.169.254/32" in block["except"], name
+
+
+def test_the_job_decides_by_a_profile_that_the_cluster_can_run(around, tmp_path):
+    manifests = around
+    [profiles] = [one for one in manifests if one["kind"] == "ConfigMap"]
+    file = tmp_path / "cluster.toml"
+    file.write_text(profiles["data"]["cluster.toml"])
+    config = configuration.load(str(file)).config
+    checks.check(config, STAGES, "/safelight/spans")
+    job = of_kind(manifests, "CronJob")["safelight-retrain"]["spec"]
+    assert (job["concurrencyPolicy"], job["jobTemplate"]["spec"]["backoffLimit"]) == ("Forbid", 0)
+    pod = job["jobTemplate"]["spec"]["template"]["spec"]
+    [container] = pod["containers"]
+    mounts = {one["mountPath"]: one["name"] for one in container["volumeMounts"]}
+    [volume] = [one for one in pod["volumes"] if one["name"] == mounts["/safelight"]]
+    claim = volume["persistentVolumeClaim"]["claimName"]
+    assert {"claim": claim, "path": "/safelight"} in config.kubeflow.volumes
+    assert claim in of_kind(manifests, "PersistentVolumeClaim")
+    assert config.kubeflow.service_account in of_kind(manifests, "ServiceAccount")
+    options = dict(one.lstrip("-").split("=", 1) for one in container["args"])
+    assert options["workdir"] == config.kubeflow.workdir
+    token = config.kubeflow.token_file
+    assert not token or str(Path(token).parent) in mounts
+    namespace = manifests[0]["metadata"].get("namespace")
+    assert config.kubeflow.namespace in ("", namespace)
+
+
+def test_gpus_are_for_the_training_alone():
+    profile = KUBEFLOW / "overlays/gpu/cluster.toml"
+    config = configuration.load(str(profile)).config
+    assert [name for name, step in config.kubeflow.steps.items() if "gpus" in step] == ["Trainer"]
+    trainer = config.kubeflow.steps["Trainer"]
+    assert trainer["node_selector"] and trainer["tolerations"]
 
 
 def test_batching_has_the_fields_of_tf_serving():

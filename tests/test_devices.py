@@ -13,8 +13,7 @@ from typing import Any, cast
 import pytest
 import tensorflow as tf
 
-from components import serving_check
-from pipeline import devices, hardware, train, workers
+from pipeline import devices, hardware, serving_child, train, workers
 from pipeline.config import Train
 from pipeline.devices import Devices
 from pipeline.errors import ConfigError
@@ -194,7 +193,7 @@ def test_only_the_training_process_gets_the_gpus(
     # What follows happens in the worker, and in whatever it starts.
     for name, value in worker.items():
         monkeypatch.setenv(name, value)
-    assert shown_by(serving_check._environment()) == "-1"
+    assert shown_by(serving_child.environment()) == "-1"
     assert shown_by(dict(os.environ)) == "-1"
     assert shown_by(hardware.environment()) == str(given)
     assert shown_by(hardware.hidden()) == "-1"

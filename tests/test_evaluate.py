@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,17 +11,19 @@ import pytest
 from pipeline import combiners, evaluate
 from pipeline.config import Evaluate
 from pipeline.errors import SafelightError
+from pipeline.heads import Head
 from tests import exports
 
 COUNTS = {"blue": 9, "green": 7, "red": 6, "white": 5}
 
 
-def run_evaluator(examples, model, target, top_k=3, heads=()):
-    """Runs TFX's Evaluator as the graph configures it; returns the evaluation's URI."""
-    from tfx.components.evaluator.executor import Executor
+def run_evaluator(examples, model, target, heads=(), **options):
+    """Runs Evaluator as the graph configures it; returns the evaluation's URI."""
     from tfx.dsl.components.base.base_beam_executor import BaseBeamExecutor
     from tfx.types import standard_artifacts
     from tfx.utils import proto_utils
+
+    from components.image_evaluator import Executor
 
     data = standard_artifacts.Examples()
     data.uri, data.split_names = str(examples), '["test"]'
@@ -40,7 +43,7 @@ def run_evaluator(examples, model, target, top_k=3, heads=()):
         {"evaluation": [evaluation], "blessing": [blessing]},
         {
             "eval_config": proto_utils.proto_to_json(
-                evaluate.eval_config(Evaluate(top_k=top_k), heads=heads)
+                evaluate.eval_config(Evaluate(**options), heads=heads)
             ),
             "example_splits": '["test"]',
             "module_path": "pipeline.evaluate",
@@ -48,6 +51,7 @@ def run_evaluator(examples, model, target, top_k=3, heads=()):
     )
     # Only the final gate blesses.
     assert not blessing.has_custom_property("blessed")
+    assert not list(Path(blessing.uri).iterdir())
     return str(target)
 
 
@@ -96,12 +100,55 @@ def test_readable_by_tfma_itself(found):
     assert "multiClassConfusionMatrixAtThresholds" in plots[""][""]
 
 
-def test_no_thresholds_and_no_classes():
+def thresholds(*heads, **options) -> list[dict]:
+    """Each MetricsSpec's thresholds: {metric: (lower bound, upper bound)}."""
+    found = []
+    for spec in evaluate.eval_config(Evaluate(**options), heads=heads).metrics_specs:
+        bounds = {name: each.value_threshold for name, each in spec.thresholds.items()}
+        found.append(
+            {
+                name: (each.lower_bound.value, each.upper_bound.value)
+                for name, each in bounds.items()
+            }
+        )
+    return found
+
+
+def test_floors_are_thresholds_where_tfma_can_hold_them():
+    assert thresholds(min_accuracy=0.9) == [{"accuracy": (0.9, 0)}]
+    # The default floor depends on the data: accuracy less that floor must not be negative.
+    assert thresholds(min_class_recall=0.9) == [{"accuracy_over_guessing": (0, 0)}]
+    grade = Head(name="grade", kind="class", column="grade", classes=("x", "y"))
+    severity = Head(name="severity", kind="regression", column="severity")
+    floors = {"grade": {"min_accuracy": 0.7}, "severity": {"max_mae": 0.2}}
+    assert thresholds(grade, severity, heads=floors) == [
+        {"accuracy_over_guessing": (0, 0)},
+        {"accuracy": (0.7, 0)},
+        {"mae": (0, 0.2)},
+    ]
+    assert thresholds(severity) == [{"accuracy_over_guessing": (0, 0)}, {}]
+
+
+def test_a_change_of_code_or_top_k_is_another_evaluation():
     config = evaluate.eval_config(Evaluate(top_k=5), code="abc")
     [spec] = config.metrics_specs
-    assert not spec.thresholds
-    assert all(not metric.HasField("threshold") for metric in spec.metrics)
     assert '"top_k": 5' in spec.metrics[0].config and '"abc"' in spec.metrics[0].config
+    # What TFMA has no use for leaves the evaluation in the cache.
+    same = evaluate.eval_config(Evaluate(top_k=5, max_regression=0.5, confidence=0.9), code="abc")
+    assert same == config
+
+
+def test_tfma_validates_the_floor(found):
+    # 12 of 27 right; the largest class has 9: the default floor is 0.4.
+    assert evaluate.read_metrics(found[0]).missed == ()
+
+
+def test_tfma_says_which_floor_is_missed(tmp_path):
+    examples = exports.write_examples(tmp_path / "examples", {"blue": 6, "red": 2})
+    exports.save_model(tmp_path / "model" / "Format-Serving", answers={"red": "blue"})
+    uri = run_evaluator(examples, tmp_path / "model", tmp_path / "first", min_accuracy=0.9)
+    measured = evaluate.read_metrics(uri)
+    assert measured.missed == (f"accuracy is {measured.accuracy:.4g}, asked at least 0.9",)
 
 
 def test_nothing_evaluated(tmp_path):

@@ -13,6 +13,7 @@ import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
 from pipeline import export, features, heads, models, presets
+from pipeline.blessing import calibration
 from pipeline.config import Train
 from pipeline.errors import SafelightError
 from pipeline.records import Input
@@ -29,14 +30,22 @@ def source() -> Input:
 
 
 def exported(
-    source: Input, path: Path, preset: str = "mnist-cnn-small"
+    source: Input,
+    path: Path,
+    preset: str = "mnist-cnn-small",
+    calibrated: calibration.Fitted = calibration.Fitted(),  # noqa: B008 - frozen
 ) -> tuple[keras.Model, Path]:
     keras.utils.set_random_seed(3)
     train = Train(preset=preset)
     answers = heads.of(train, graphs.CLASSES)
     model = models.build(train, image_size=SIZE, channels=3, heads=answers)
     facts = export.model_facts(
-        model, train=train, heads=answers, resize="stretch", normalize="unit"
+        model,
+        train=train,
+        heads=answers,
+        resize="stretch",
+        normalize="unit",
+        calibrated=calibrated,
     )
     export.export(model, source, facts, IMAGES[:3], path)
     return model, path
@@ -135,6 +144,8 @@ def test_model_json_has_the_facts(made: tuple[keras.Model, Path]) -> None:
         "fingerprint": export.weights_fingerprint(model),
         "architecture": models.architecture(Train(preset="mnist-cnn-small")),
         "heads": [],
+        "temperature": None,
+        "threshold": None,
     }
     assert set(versions) == {"tfx", "tensorflow", "keras", "safelight"}
     assert versions["keras"] == keras.__version__
@@ -215,3 +226,37 @@ def test_an_empty_batch_gets_empty_answers(loaded: Any) -> None:
         "classes": (0, 4),
         "probabilities": (0, 4),
     }
+
+
+def test_a_threshold_answers_unknown(source: Input, tmp_path: Path) -> None:
+    """Temperature and threshold are in the served graph alone, and of the label's head alone."""
+    plain, path = exported(source, tmp_path / "plain")
+    pixels, _ = source.transform(tf.constant(EXAMPLES))
+    said = plain(pixels).numpy()
+    tempered = calibration.tempered(said, 0.5)
+    # Half of the images lie below it.
+    limit = float(np.float32(np.median(tempered.max(axis=1))))
+    _, path = exported(
+        source,
+        tmp_path / "calibrated",
+        calibrated=calibration.Fitted(temperature=0.5, threshold=limit),
+    )
+    loaded = tf.saved_model.load(str(path))
+    answer = call(loaded, features.SERVING_SIGNATURE, image=IMAGES)
+    np.testing.assert_allclose(answer["probabilities"], tempered, atol=1e-5)
+    np.testing.assert_array_equal(answer["score"], answer["probabilities"].max(axis=1))
+    names = np.array([name.encode() for name in graphs.CLASSES])
+    best = names[answer["probabilities"].argmax(axis=1)]
+    expected = np.where(answer["score"] >= limit, best, b"unknown")
+    np.testing.assert_array_equal(answer["label"], expected)
+    assert 0 < (expected == b"unknown").sum() < len(IMAGES)
+    examples = call(loaded, features.EXAMPLES_SIGNATURE, examples=EXAMPLES)
+    np.testing.assert_array_equal(examples["label"], expected)
+    # The network is as it was: a warm start begins with it.
+    for one, other in zip(
+        plain.get_weights(), export.load_weights(path).get_weights(), strict=True
+    ):
+        np.testing.assert_array_equal(one, other)
+    facts = export.read_facts(path)
+    assert (facts["temperature"], facts["threshold"]) == (0.5, limit)
+    assert facts["fingerprint"] != export.weights_fingerprint(plain)

@@ -39,6 +39,7 @@ def test_kfp_itself_loads_it(package):
     assert set(loaded.component_spec.inputs) == {
         names.DATA,
         names.FINGERPRINT,
+        names.SPANS,
         names.CHAMPION,
         names.OVERRIDES,
     }
@@ -114,6 +115,24 @@ def test_caching_and_retries_by_step():
     assert "retryPolicy" not in tasks["validation-gate"]
 
 
+def test_steps_that_are_off_are_not_there():
+    optional = {"robustness", "explainer", "variant-maker", "variant-pusher"}
+    without = next(yaml.safe_load_all(compile.compile_package(load())))
+    assert not optional & set(without["components"]["comp-pipeline"]["dag"]["tasks"])
+    config = load("robustness.images=30", "explain.images=2", "variants.names=['tflite-float16']")
+    specification = next(yaml.safe_load_all(compile.compile_package(config)))
+    tasks = specification["components"]["comp-pipeline"]["dag"]["tasks"]
+    assert optional <= set(tasks)
+    assert "robustness" in tasks["blessing-gate"]["dependentTasks"]
+    # What publishes waits for the gate's word.
+    for name in ("pusher", "variant-pusher"):
+        assert "blessing-gate" in tasks[name]["dependentTasks"]
+        assert "blessed" in tasks[name]["triggerPolicy"]["condition"]
+    # Behind the gate nothing comes from the cache: it would be missing from the record.
+    for name in ("explainer", "variant-maker"):
+        assert not tasks[name]["cachingOptions"]
+
+
 def test_resources_and_platform():
     config = load(
         'kubeflow.secrets=[{env="TOKEN", secret="registry", key="token"}]',
@@ -135,6 +154,8 @@ def test_resources_and_platform():
     }
     executors = platforms["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     assert set(executors) == set(specification["deploymentSpec"]["executors"])
+    labels = executors["exec-trainer"]["podMetadata"]["labels"]
+    assert labels["app.kubernetes.io/component"] == "trainer"
     on_gpu, on_cpu = executors["exec-trainer"], executors["exec-transform"]
     assert on_gpu["nodeSelector"] == {"labels": {"pool": "gpu"}}
     assert on_cpu["nodeSelector"] == {"labels": {"pool": "cpu"}}

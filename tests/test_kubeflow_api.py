@@ -155,6 +155,38 @@ def test_the_token_is_sent(server, package, monkeypatch, capsys):
     assert code in (0, 3)
 
 
+def test_the_token_is_read_anew_for_each_request(server, package, tmp_path, capsys):
+    """A node renews a service account's token while a run is followed."""
+    url, state = server
+    file = tmp_path / "token"
+    state.token = "first"
+    reach = f"kubeflow.token_file={file}"
+    with pytest.raises(ConfigError, match=r"kubeflow\.token_file.*can't be read"):
+        run_submit(url, package, capsys, reach)
+    file.write_text("first")
+    overrides = [IMAGE, f"kubeflow.endpoint={url}", reach]
+    there = Server(configuration.load(None, overrides).config.kubeflow)
+    assert there.experiment()
+    state.token = "second"
+    with pytest.raises(ServerError, match="HTTP 401"):
+        there.experiment()
+    file.write_text("second")
+    assert there.experiment()
+
+
+def test_a_window_is_submitted(server, package, tmp_path, capsys):
+    url, state = server
+    listed = [{"name": "span-1", "path": "/safelight/photos/1", "fingerprint": "f"}]
+    file = tmp_path / "spans.json"
+    file.write_text(json.dumps(listed))
+    run_submit(url, package, capsys, spans=file)
+    [run] = state.runs.values()
+    sent = json.loads(run["runtime_config"]["parameters"]["spans"])
+    assert sent == [{**listed[0], "golden": False, "judged": True}]
+    with pytest.raises(UsageError, match="can't be read"):
+        run_submit(url, package, capsys, spans=tmp_path / "none.json")
+
+
 def test_a_server_that_is_not_there():
     config = configuration.load(None, ["kubeflow.endpoint=http://127.0.0.1:9"]).config
     with pytest.raises(ServerError, match=r"127\.0\.0\.1:9.*kubeflow\.endpoint"):

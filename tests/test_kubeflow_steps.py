@@ -7,6 +7,7 @@ import pytest
 from tfx.types import standard_artifacts
 
 from pipeline import config as configuration
+from pipeline import events, refused
 from pipeline.config import Config
 from pipeline.errors import ConfigError, SafelightError, UsageError
 from pipeline.kubeflow import artifacts, entrypoint, final, names, prepare, record
@@ -126,6 +127,9 @@ def test_overrides(text):
         ("train.epochs=0", "overrides: train.epochs"),
         ("epochs 3", "section.key=value"),
         ("kubeflow.image=x:1", "fixed when the pipeline is compiled"),
+        ("robustness.images=100", "whether there is a step Robustness is fixed"),
+        ("explain.images=3", "whether there is a step Explainer is fixed"),
+        ("variants.names=['pruned']", "whether there is a step VariantMaker is fixed"),
     ],
 )
 def test_overrides_that_are_refused(text, said):
@@ -233,6 +237,18 @@ def test_a_step_that_was_killed(kept):
     result = final.conclude(kept, NODES, "FAILED")
     assert result.outcome == "failed"
     assert "out of memory" in result.reasons[0]
+
+
+def test_what_a_step_refused_is_where_the_report_looks(kept, tmp_path):
+    """A step's events lie in a folder of their own, and beside them what it kept."""
+    events.configure(kept.events("ValidationGate"))
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report" / "validation.json").write_text("{}")
+    refused.keep("ValidationGate", "validation_report", tmp_path / "report")
+    final._find_refused(kept)
+    found = kept.run.refused("ValidationGate", "validation_report")
+    assert (found / "validation.json").is_file()
+    final._find_refused(kept)
 
 
 def test_refused_data_is_not_looked_at_again(kept, tmp_path, capsys):

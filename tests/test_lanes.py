@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from pipeline import lanes
 
 ROOT = Path(__file__).parent.parent
 SCRIPT = ROOT / "scripts" / "lane.sh"
@@ -226,5 +229,41 @@ def test_a_command_runs_in_the_locked_environment_and_writes_bytecode():
 def test_this_environment_is_the_one_its_lane_locks():
     from importlib.metadata import version
 
-    expected = "1.16.0" if sys.version_info < (3, 11) else "1.21.0"
-    assert version("tfx") == expected
+    for package, prefix in lanes.VERSIONS[lanes.of(sys.version_info[:2])].items():
+        assert version(package).startswith(prefix), package
+
+
+@pytest.mark.parametrize(
+    ("python", "lane"),
+    [((3, 10), "legacy"), ((3, 11), "current"), ((3, 13), "current")],
+)
+def test_the_lane_follows_from_python_as_in_the_lock(python, lane):
+    assert lanes.of(python) == lane
+    lock = lanes.tomllib.loads((ROOT / "uv.lock").read_text())
+    [ours] = [package for package in lock["package"] if package["name"] == "safelight"]
+    markers = {
+        one["version"]: one["marker"] for one in ours["dependencies"] if one["name"] == "tfx"
+    }
+    [wanted] = [version for version in markers if version.startswith(lanes.VERSIONS[lane]["tfx"])]
+    sense = "<" if lane == "legacy" else ">="
+    assert f"python_full_version {sense} '3.11'" in markers[wanted]
+
+
+def test_the_glibc_that_the_current_lane_needs_is_said_once_in_shell_and_once_in_python():
+    major, minor = lanes.CURRENT_GLIBC
+    assert f"current_needs={minor} " in SCRIPT.read_text()
+    assert f"{major}.{minor}" in (ROOT / "scripts" / "current.sh").read_text()
+
+
+@pytest.mark.current
+def test_toml_is_read_in_either_lane():
+    assert lanes.tomllib.loads("a = [1, 2]") == {"a": [1, 2]}
+    with pytest.raises(lanes.tomllib.TOMLDecodeError):
+        lanes.tomllib.loads("a = ")
+
+
+def test_no_other_module_asks_which_lane_it_is_in():
+    asking = re.compile(r"version_info\s*[<>]|import toml|hasattr\((tf|keras|tfx|tfma)\b")
+    sources = [path for name in ("pipeline", "components") for path in (ROOT / name).rglob("*.py")]
+    found = [str(path.relative_to(ROOT)) for path in sources if asking.search(path.read_text())]
+    assert found == ["pipeline/lanes.py"]

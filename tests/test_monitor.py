@@ -116,6 +116,59 @@ def test_other_classes_and_lower_scores(place, tmp_path, capsys):
     assert {"predicted classes", "score"} <= alarms(found)
 
 
+def write_prediction_log(path: Path, labels: list[str], version: int = 1, packed: bool = False):
+    """Writes PredictionLogs as TF Serving does: batches of requests with their answers."""
+    import tensorflow as tf
+    from tensorflow_serving.apis import prediction_log_pb2
+
+    options = tf.io.TFRecordOptions(compression_type="GZIP" if packed else "")
+    with tf.io.TFRecordWriter(str(path), options) as writer:
+        for start in range(0, len(labels), 8):
+            batch = labels[start : start + 8]
+            logged = prediction_log_pb2.PredictionLog()
+            request, response = logged.predict_log.request, logged.predict_log.response
+            images_sent = [encoded(name, 500 + start + at) for at, name in enumerate(batch)]
+            request.inputs["image"].CopyFrom(tf.make_tensor_proto(images_sent, tf.string))
+            response.model_spec.name = "model"
+            response.model_spec.version.value = version
+            shares = np.array([[0.9, 0.1] if name == CLASSES[0] else [0.1, 0.9] for name in batch])
+            said = {
+                "label": batch,
+                "score": shares.max(axis=1).astype(np.float32),
+                "classes": [list(CLASSES)] * len(batch),
+                "probabilities": shares.astype(np.float32),
+            }
+            for name, value in said.items():
+                response.outputs[name].CopyFrom(tf.make_tensor_proto(value))
+            writer.write(logged.SerializeToString())
+        writer.write(b"no PredictionLog \xff")
+    return path
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_prediction_logs_are_read_as_the_clients_own(place, tmp_path, capsys, packed):
+    labels = [*CLASSES] * 30
+    from_client = watched(place, write_log(tmp_path / "log", labels), capsys)
+    records = write_prediction_log(tmp_path / "records", labels, packed=packed)
+    found = watched(place, records, capsys, manifest=tmp_path / "next.csv")
+    assert (found["requests"], found["skipped"]) == (60, 1)
+    assert alarms(found) == set()
+    facts = {one["name"]: one["value"] for one in found["figures"] if "input" in one["name"]}
+    assert facts == {
+        one["name"]: one["value"] for one in from_client["figures"] if "input" in one["name"]
+    }
+    with Image.open(tmp_path / next(csv.DictReader((tmp_path / "next.csv").open()))["path"]) as one:
+        assert one.size == (32, 32)
+    with pytest.raises(UsageError, match="no request to the model"):
+        watched(place, write_prediction_log(tmp_path / "other", labels, version=9), capsys)
+
+
+def test_a_prediction_log_that_is_cut_short_gives_what_is_whole(place, tmp_path, capsys):
+    records = write_prediction_log(tmp_path / "records", [*CLASSES] * 30)
+    records.write_bytes(records.read_bytes()[:-200])
+    assert 40 <= watched(place, records, capsys)["requests"] < 60
+
+
 def test_few_requests_tell_nothing(place, tmp_path, capsys):
     found = watched(place, write_log(tmp_path / "log", ["red"] * 10), capsys)
     assert found["figures"] == [] and "min_requests" in found["said"]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import features, predictions
+from pipeline import features, predict, predictions, request
+from pipeline.client_answers import Prediction
 from pipeline.errors import SafelightError
 from tests import exports, made
 
@@ -95,3 +98,56 @@ def test_facts_of_another_model(tmp_path):
 def test_names_that_are_no_utf8():
     assert predictions.text(b"caf\xe9") == "caf\\xe9"
     assert predictions.text("café".encode()) == "café"
+
+
+def test_unknown_is_no_class(tmp_path, examples):
+    """A model with a threshold: `predicted` has the most probable class, `answered` the rest."""
+    model = exports.save_model(
+        tmp_path / "3",
+        facts={"threshold": 0.5, "temperature": 1.5},
+        outputs=("blue", "green", "red", features.UNKNOWN),
+    )
+    export = predictions.Export(model)
+    answer = export.serve([exports.encoded("white", 0), exports.encoded("red", 0)])
+    assert answer.labels == ["white", "red"]
+    assert answer.answered is not None and answer.answered.tolist() == [False, True]
+    assert answer.said == [features.UNKNOWN, "red"]
+    assert answer.row(0).said == [features.UNKNOWN]
+    predictions.write(tmp_path, predictions.answer_split(export, str(examples), "test"), export)
+    found = predictions.read(tmp_path)
+    assert found is not None and found.answered is not None
+    assert (found.temperature, found.threshold) == (1.5, 0.5)
+    assert found.correct().all()
+    assert found.answered.tolist() == [label != "white" for label in found.labels]
+    assert found.said.count(features.UNKNOWN) == 6
+
+
+def test_without_a_threshold_a_class_may_be_called_unknown(tmp_path):
+    classes = ("blue", "green", "red", features.UNKNOWN)
+    model = exports.save_model(tmp_path / "3", outputs=classes, facts={"classes": list(classes)})
+    answer = predictions.Export(model).serve([exports.encoded("white", 0)])
+    assert answer.labels == answer.said == [features.UNKNOWN] and answer.answered is None
+
+
+def test_people_are_shown_unknown_and_the_best_guess(tmp_path, capsys):
+    model = exports.save_model(
+        tmp_path / "3",
+        facts={"threshold": 0.5},
+        outputs=("blue", "green", "red", features.UNKNOWN),
+    )
+    for name in ("red", "white"):
+        (tmp_path / f"{name}.png").write_bytes(exports.encoded(name, 0))
+    files = [tmp_path / "red.png", tmp_path / "white.png"]
+    predict.command(files, None, model, 1, None, False)
+    red, white = capsys.readouterr().out.splitlines()
+    assert red.split("\t")[1].startswith("red ")
+    assert white.split("\t")[1].startswith("unknown  white ")
+    predict.command(files, None, model, 1, None, True)
+    told = json.loads(capsys.readouterr().out)["predictions"]
+    assert [one["label"] for one in told] == ["red", "unknown"]
+    assert told[1]["top"][0]["label"] == "white" and told[1]["score"] > 0.5
+    answers = [Prediction("red", 0.9, {"red": 0.9, "blue": 0.1}),
+               Prediction("unknown", 0.6, {"red": 0.6, "blue": 0.4})]  # fmt: skip
+    table = request._table(files, answers, 1)
+    assert list(table.columns[1].cells) == ["red", "unknown", "red"]
+    assert list(table.columns[2].cells) == ["0.9000", "", "0.6000"]

@@ -24,6 +24,7 @@ def export(path: Path, fingerprint: str = "f1", classes: tuple[str, ...] = ("a",
     (path / "variables").mkdir(parents=True)
     (path / "assets.extra").mkdir()
     (path / "saved_model.pb").write_bytes(b"graph")
+    (path / "variables" / "variables.index").write_bytes(b"index")
     (path / "variables" / "variables.data-00000-of-00001").write_bytes(bytes(5000))
     facts = {"format": 1, "classes": list(classes), "fingerprint": fingerprint}
     (path / "assets.extra" / "model.json").write_text(json.dumps(facts))

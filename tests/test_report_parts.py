@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from pipeline.features import TRAIN
 from pipeline.ingest import wire
-from pipeline.report import figures, formats, records, seen, shares
+from pipeline.report import diagrams, drawing, figures, formats, records, seen, shares
 from pipeline.report.collect import without_secrets
 from pipeline.report.figures import Series
 from tests import graphs
@@ -96,7 +96,7 @@ def test_a_heat_map_has_a_cell_for_each_count():
 
 @given(st.floats(-1e6, 1e6), st.floats(0, 1e6))
 def test_ticks_enclose_their_values_and_are_few(low, span):
-    ticks = figures.nice_ticks(low, low + span)
+    ticks = drawing.nice_ticks(low, low + span)
     unseen = 1e-9 * max(abs(low), abs(low + span), span, 1)  # thinner than any line drawn
     assert ticks[0] <= low + unseen
     assert ticks[-1] >= low + span - unseen
@@ -116,6 +116,19 @@ def test_a_histogram_has_a_bar_for_each_bin_and_a_line_at_zero():
     bars = re.search(r'class="bars" d="([^"]*)"', drawn)
     assert bars is not None and bars[1].count("M") == 3
     assert 'class="best"' in drawn and 'aria-label="Errors"' in drawn
+
+
+def test_a_reliability_diagram_has_a_point_for_each_bin_with_images():
+    bins = [diagrams.Bin(0, 0.5, 0.4, 0.5, 10), diagrams.Bin(0.5, 1, None, None, 0)]
+    drawn = diagrams.reliability("R & D", bins, formats.percent_tick)
+    assert drawn.count("<circle") == 1 and "10 images: 40% sure, 50% right" in drawn
+    assert "R &amp; D" in drawn and 'class="best"' in drawn
+
+
+def test_spreads_are_outlines_over_common_bins():
+    named = [("before", [0.5, 0.5]), ("now", [1.0, 0.0])]
+    drawn = diagrams.spreads("Moved", [0.0, 1.0, 2.0], named, formats.short)
+    assert drawn.count('class="line s') == 2 and "100%" in drawn
 
 
 def test_shares_have_exact_intervals():

@@ -71,10 +71,17 @@ def test_the_golden_set_is_not_counted_into_what_trains():
 
 @pytest.mark.parametrize(
     ("spans", "start", "warm"),
-    [(WINDOW, "warm", True), (WINDOW, "cold", False), ((), "warm", False)],
+    [
+        (WINDOW, "warm", True),
+        (WINDOW, "both", True),
+        (WINDOW, "cold", False),
+        ((), "warm", False),
+        ((), "both", False),
+    ],
 )
 def test_a_warm_start_is_for_windows_and_can_be_left_out(spans, start, warm):
     nodes = built(spans, champion="/work/serving/model/3", **{"retrain.start": start}).components
     [trainer] = [node for node in nodes if node.id == "Trainer"]
     custom = json.loads(trainer.exec_properties["custom_config"])
     assert custom.get("warm_start") == ("/work/serving/model/3" if warm else None)
+    assert custom.get("also_cold", False) == (warm and start == "both")

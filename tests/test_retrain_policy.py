@@ -11,6 +11,7 @@ from pipeline.config import Retrain
 from pipeline.errors import ConfigError
 from pipeline.retrain import budget, policy
 from pipeline.retrain.budget import Attempt
+from pipeline.retrain.labels import Contradicted
 from pipeline.retrain.ledger import Ledger
 from pipeline.retrain.policy import Champion, Situation, SpanEvidence
 
@@ -53,6 +54,16 @@ def test_first_training_and_nothing_to_train_on():
             "fact_drift",
         ),
         (
+            QUIET.model_copy(update={"embedding_drift": 1.5}),
+            SpanEvidence(4, 50, moved=0.31, chance=0.2),
+            "embedding_drift",
+        ),
+        (
+            QUIET.model_copy(update={"new_classes": True}),
+            SpanEvidence(4, 50, new_classes=("fox",)),
+            "new_classes",
+        ),
+        (
             QUIET.model_copy(update={"accuracy_drop": 0.05}),
             SpanEvidence(4, 500, asked=500, correct=390),
             "accuracy_drop",
@@ -68,6 +79,8 @@ def test_each_trigger_of_a_span(options, span, trigger):
         fact_drift={"brightness": 0.2},
         asked=500,
         correct=440,
+        moved=0.29,
+        chance=0.2,
     )
     decision = decide(options.model_copy(update={"new_spans": 0}), calm)
     assert not decision.due
@@ -90,6 +103,21 @@ def test_the_most_drifted_fact_is_named():
     assert decision.reasons == [
         "Brightness of span 4 has moved by 0.300 (Jensen-Shannon); the bound is 0.2: retrain."
     ]
+
+
+def test_labels_are_doubted_beyond_chance_and_on_familiar_images_alone():
+    def doubts(contradicted: int, labelled: int = 200, moved: float = 0.2, **options) -> str:
+        labels = Contradicted(labelled, contradicted, usual=0.1, usual_images=200)
+        span = SpanEvidence(4, labelled, moved=moved, chance=0.2, labels=labels)
+        return policy.doubts(span, Retrain(**options))
+
+    assert "on 60% of 200 images" in doubts(120)
+    assert "--release-span 4" in doubts(120)
+    assert doubts(40) == ""  # 20 %, where 10 % is usual
+    assert doubts(4, labelled=10) == ""  # 40 % of ten images may be chance
+    assert doubts(120, moved=0.5) == ""  # other images: the champion may well err
+    assert doubts(120, label_noise=0.5) == "" and doubts(120, label_noise=0) == ""
+    assert policy.doubts(SpanEvidence(4, 50), Retrain()) == ""
 
 
 def test_age_and_a_clock_that_jumped_back():

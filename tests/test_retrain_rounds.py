@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -19,6 +18,7 @@ from pipeline import config, registry, rollback
 from pipeline.errors import Busy, NotBlessed, UsageError
 from pipeline.retrain import command
 from pipeline.retrain.book import Book
+from pipeline.retrain.evidence import Evidence
 from pipeline.retrain.ledger import Ledger
 from pipeline.retrain.rounds import Rounds
 from pipeline.runs import Result, RunDir, new_run_id
@@ -38,14 +38,28 @@ def place(tmp_path):
     return workdir
 
 
-def rounds(workdir, root: Path, *overrides: str, clock=time.time) -> Rounds:
+def rounds(workdir, root: Path, *overrides: str, clock=time.time, **more) -> Rounds:
     effective = config.load(overrides=[*HELD, *overrides])
-    return Rounds(workdir, root, effective, lambda event: None, clock)
+    return Rounds(workdir, root, effective, lambda event: None, clock, **more)
 
 
 def look(one: Rounds, **options):
     with one.workdir.lock() as lock:
         return one.round(lock, **options)
+
+
+def decided(one: Rounds):
+    """Takes, decides and records as a round does, and leaves the training out."""
+    with one.workdir.lock():
+        return one._decide("").done
+
+
+def files(root: Path) -> dict[str, tuple[int, int]]:
+    """Returns size and time of change of all that lies below, folders too."""
+    return {
+        str(path.relative_to(root)): (path.lstat().st_size, path.lstat().st_mtime_ns)
+        for path in (root, *root.rglob("*"))
+    }
 
 
 def span(root: Path, number: int, complete: bool = True) -> Path:
@@ -74,12 +88,28 @@ def test_nothing_there_is_nothing_due_and_recorded(tmp_path):
     assert kinds(workdir) == ["decision"]
 
 
-def test_dry_run_trains_and_records_nothing(tmp_path):
+def test_dry_run_writes_nothing_at_all(tmp_path, capsys):
     workdir = open_workdir(tmp_path / "work")
     span(tmp_path / "data", 1)
-    done = look(rounds(workdir, tmp_path / "data"), dry_run=True)
-    assert done.decision.due and done.window == ("span-1-r1",) and done.result is None
-    assert kinds(workdir) == [] and not workdir.runs.exists()
+    (tmp_path / "data" / "span-2" / "red").mkdir(parents=True)
+    (tmp_path / "data" / "span-2" / "_SUCCESS").touch()  # and nothing in it: refused
+    before = files(tmp_path)
+    assert command.command(workdir.root, tmp_path / "data", dry_run=True, as_json=True) == 0
+    done = json.loads(capsys.readouterr().out)
+    assert done["due"] and done["window"] == ["span-1-r1"] and done["result"] is None
+    assert "Span 2 is put aside" in done["quarantined"][0]
+    assert files(tmp_path) == before
+    # A workdir that is not there yet is not made.
+    command.command(tmp_path / "none", tmp_path / "data", dry_run=True)
+    assert files(tmp_path) == before
+
+
+def test_dry_run_tells_a_damaged_registry_and_leaves_it(tmp_path, place, capsys):
+    (tmp_path / "data").mkdir()
+    (place.serving("model") / "registry.json").write_text("{")
+    before = files(tmp_path)
+    command.command(place.root, tmp_path / "data", overrides=HELD, dry_run=True)
+    assert files(tmp_path) == before
 
 
 def test_a_span_waits_until_it_is_complete(tmp_path):
@@ -87,13 +117,13 @@ def test_a_span_waits_until_it_is_complete(tmp_path):
     folder = span(data, 1, complete=False)
     now = time.time()
     one = rounds(workdir, data, "retrain.settle_minutes=5", clock=lambda: now)
-    assert look(one, dry_run=True).waiting == ("span-1 is not complete yet",)
+    assert decided(one).waiting == ("span-1 is not complete yet",)
     now += 400
-    assert look(one, dry_run=True).waiting == ()
+    assert decided(one).waiting == ()
     assert [record.number for record in Book(workdir.root / "retrain").latest()] == [1]
     # Changed later: another revision, once that has settled.
     made.picture("red", 50).save(folder / "red" / "late.png")
-    assert look(one, dry_run=True).decision.due
+    assert decided(one).decision.due
     assert Book(workdir.root / "retrain").find(1).revision == 2
 
 
@@ -111,7 +141,7 @@ def test_half_a_span_waits_and_a_whole_one_that_is_broken_is_put_aside(tmp_path)
     assert kinds(workdir).count("quarantine") == 1
     # Mended, it is taken.
     span(data, 1)
-    assert look(one, dry_run=True).window == ("span-1-r2",)
+    assert decided(one).window == ("span-1-r2",)
 
 
 def test_a_deleted_span_is_no_error(tmp_path):
@@ -119,9 +149,9 @@ def test_a_deleted_span_is_no_error(tmp_path):
     span(data, 1)
     span(data, 2)
     one = rounds(workdir, data)
-    look(one, dry_run=True)
+    decided(one)
     shutil.rmtree(data / "span-2")
-    assert look(one, dry_run=True).waiting == ()
+    assert decided(one).waiting == ()
 
 
 def test_a_pin_and_the_budget_hold_a_training_back(tmp_path, place):
@@ -167,7 +197,7 @@ def test_refused_data_puts_the_new_spans_aside_and_the_champion_stays(tmp_path, 
     book = take(one)
     book.mark_trained({book.find(1).fingerprint})
     result = Result("r", "invalid_data", reasons=["brightness is out of range"])
-    one._close(book, result, book.usable())
+    one._close(book, result, book.usable(), "r")
     states = {record.number: record.state for record in Book(place.root / "retrain").latest()}
     assert states == {1: "taken", 2: "quarantined"}
     assert "brightness" in book.find(2).reason and "run r" in book.find(2).reason
@@ -271,16 +301,36 @@ def test_commands_without_a_model(tmp_path):
     assert rollback.pin(workdir.root, "why", model="b") == 0
 
 
-def test_a_full_disk_is_told_and_leaves_everything(tmp_path, place, monkeypatch):
+def test_a_span_is_released_by_an_operator_and_not_doubted_again(tmp_path, place):
     data = tmp_path / "data"
-    span(data, 1)
+    span(data, 4)
+    one = rounds(place, data)
+    book = take(one)
+    for wrong, said in ((4, "in no quarantine"), (9, "Span 9 is not known")):
+        with pytest.raises(UsageError, match=said):
+            rollback.release(place.root, wrong, "looked at them")
+    doubtful = {"images": 8, "moved": 0.1, "chance": 0.2}
+    labels = {"labelled": 200, "contradicted": 150, "usual": 0.05, "usual_images": 200}
+    keep = Evidence(one.folder, place, RunDir(place.runs / "r1"), one.config)
+    file = one.folder / "evidence" / keep._name(book.find(4))
+    file.parent.mkdir(parents=True)
+    file.write_text(json.dumps({**doubtful, "labels": labels}))
+    put_aside = decided(one)
+    assert "labels look wrong" in put_aside.quarantined[0]
+    assert Book(one.folder).find(4).state == "quarantined"
+    with pytest.raises(UsageError, match="reason"):
+        rollback.release(place.root, 4, "")
+    assert rollback.release(place.root, 4, "they are right") == 0
+    again = decided(one)
+    assert again.quarantined == ()
+    assert [record.number for record in Book(one.folder).new()] == [4]
+    assert kinds(place) == ["quarantine", "decision", "release", "decision"]
 
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space left"):
-        take(rounds(place, data))
-    monkeypatch.undo()
-    assert [record.number for record in take(rounds(place, data)).new()] == [1]
-    assert registry.open(place.serving("model")).current == 1
+def test_a_span_that_could_not_be_read_is_not_released(tmp_path, place):
+    data = tmp_path / "data"
+    (data / "span-1" / "red").mkdir(parents=True)
+    (data / "span-1" / "_SUCCESS").touch()
+    decided(rounds(place, data))
+    with pytest.raises(UsageError, match="Mend its files"):
+        rollback.release(place.root, 1, "why")

@@ -152,6 +152,9 @@ def test_examples_are_linked_by_the_windows_splits(parts, tmp_path):
     assert read["eval"] == ["span-1 eval", "span-2 eval"]
     # The newest span and the golden set judge; an older span's test images do nothing.
     assert read["test"] == ["span-2 test", "golden train", "golden eval", "golden test"]
+    # But it is kept beside: what the older span's images say of a newer model.
+    older = tmp_path / "out" / f"Split-{window_data.OLDER}"
+    assert [file.read_text() for file in older.iterdir()] == ["span-1 test"]
     linked = tmp_path / "out" / "Split-train" / "data_tfrecord-00000-of-00002"
     assert linked.stat().st_nlink == 2
 
@@ -166,6 +169,7 @@ def test_one_report_of_the_window(parts, tmp_path):
     assert summary["examples"] == {"train": 16, "eval": 4, "test": 10}
     assert summary["quarantine_reasons"] == {"empty": 3} and summary["files"] == 30
     assert [one["name"] for one in summary["spans"]] == ["span-1", "span-2", "golden"]
+    assert summary["older"] == [{"name": "span-1", "images": 4}]
     splits = pq.read_table(out / "images.parquet")["split"].to_pylist()
     assert {split: splits.count(split) for split in set(splits)} == summary["examples"]
 

@@ -8,16 +8,19 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from tfx.types.standard_artifacts import Examples, Model
+from tfx.types.standard_artifacts import Examples, Model, TransformGraph
 
 from components import artifacts
 from components.predictor import Predictor
-from components.serving_check import ServingCheck, pick
+from components.serving_check import ServingCheck, compare, pick
 from pipeline import predictions
+from pipeline.blessing import budgets
 from pipeline.config import Serving
 from pipeline.errors import SafelightError
 from tests import exports
@@ -49,15 +52,19 @@ class Made:
             code="",
         )
 
-    def check(self, **options: Any) -> dict:
+    def check(self, champion: str = "", **options: Any) -> dict:
+        # The colour model has no Keras network: training's way is tested in test_agreement.py.
+        options = {"agreement_images": 0, **options}
         target = exports.artifact(artifacts.ServingCheck, self.root / "check")
         ServingCheck.test_call(
             examples=self.examples,
             model=self.model,
             predictions=self.predictions,
+            transform_graph=exports.artifact(TransformGraph, self.root / "graph"),
             serving_check=target,
             options=Serving(**options).model_dump_json(),
             code="",
+            champion=champion,
         )
         return json.loads((self.root / "check" / "serving_check.json").read_text())
 
@@ -73,12 +80,67 @@ def test_healthy_export(healthy):
     report = healthy.check(check_images=10)
     assert report.keys() == {
         "passed", "images", "label_mismatches", "max_difference", "tolerance", "load_seconds",
-        "message",
+        "message", "agreement", "latency",
     }  # fmt: skip
     assert report["passed"] and report["label_mismatches"] == 0
     assert report["images"] == 10
     assert 0 <= report["max_difference"] <= report["tolerance"]
     assert report["load_seconds"] > 0
+    assert report["agreement"] is None
+    assert report["latency"]["batches"] == {}
+    assert report["latency"]["size_bytes"] > (healthy.export / "saved_model.pb").stat().st_size
+
+
+def test_timed_beside_the_champion(healthy, tmp_path):
+    champion = exports.save_model(tmp_path / "4")
+    report = healthy.check(
+        check_images=4, latency_requests=12, max_latency_ratio=50.0, champion=str(champion)
+    )
+    assert report["passed"]
+    found = report["latency"]
+    assert found["batches"].keys() == {"1", "32"}
+    for one in found["batches"].values():
+        assert 0 < one["p50_ms"] <= one["p95_ms"]
+        low, high = one["ratio_interval"]
+        assert low <= one["ratio"] <= high
+        assert one["champion"].keys() == {"p50_ms", "p95_ms", "images_per_second"}
+    # The same graph: as large, and about as fast.
+    assert found["champion_size_bytes"] == pytest.approx(found["size_bytes"], rel=0.02)
+    checks, told = budgets.judge(report)
+    assert [(check.name, check.passed) for check in checks] == [("latency", True)]
+    assert told == {"latency": found}
+
+
+@pytest.mark.slow
+def test_a_champion_that_can_not_be_timed_is_told_of(healthy, tmp_path):
+    champion = exports.save_model(tmp_path / "4")
+    (champion / "saved_model.pb").write_bytes(b"\x00" * 10)
+    report = healthy.check(
+        check_images=4, latency_requests=10, max_latency_ratio=2.0, champion=str(champion)
+    )
+    assert report["passed"]
+    assert report["latency"]["batches"]["1"]["ratio"] is None
+    [check], _ = budgets.judge(report)
+    assert not check.passed and "can't be loaded" in check.message
+
+
+def test_unknown_is_compared_too(healthy):
+    expected = predictions.read(Path(healthy.predictions.uri))
+    assert expected is not None
+    rows = list(range(4))
+    limit = float(np.median(expected.probabilities.max(axis=1)))
+    answered = expected.probabilities.max(axis=1) >= limit
+    expected = replace(expected, threshold=limit, answered=answered)
+    said = {
+        "labels": [expected.predicted[row] for row in rows],
+        "probabilities": expected.probabilities[rows].tolist(),
+        "answered": answered[rows].tolist(),
+        "heads": {},
+    }
+    assert compare(expected, rows, {"served": said, "examples": said}, 1e-4)["passed"]
+    silent = {**said, "answered": [not one for one in said["answered"]]}
+    report = compare(expected, rows, {"served": silent, "examples": said}, 1e-9)
+    assert not report["passed"] and report["label_mismatches"] >= 3
 
 
 @pytest.mark.slow
@@ -140,6 +202,7 @@ def test_no_predictions(healthy, tmp_path):
             examples=healthy.examples,
             model=healthy.model,
             predictions=exports.artifact(artifacts.Predictions, tmp_path),
+            transform_graph=exports.artifact(TransformGraph, tmp_path),
             serving_check=exports.artifact(artifacts.ServingCheck, tmp_path / "out"),
             options="{}",
             code="",
@@ -181,7 +244,7 @@ def test_child_is_clean_and_dies_with_its_parent(tmp_path):
             "import os, subprocess, sys\n"
             f"request = {str(tmp_path / 'request.json')!r}\n"
             "child = subprocess.Popen([sys.executable, '-m', 'pipeline.serving_child', request,"
-            " str(os.getpid())])\n"
+            " str(os.getpid())], stdin=subprocess.DEVNULL)\n"
             "print(child.pid, flush=True)\n"
             "child.wait()\n",
         ],

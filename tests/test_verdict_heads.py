@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from pipeline import verdict_heads
+from pipeline.blessing import recall
 from pipeline.config import Evaluate
 from pipeline.head_columns import Classes, Values
 from pipeline.measured import Measured, MeasuredValues
@@ -39,6 +40,7 @@ def judge(columns: Values, champion: Values | None = None, **thresholds):
         {"severity": columns},
         None if champion is None else {"severity": champion},
         Evaluate(heads={"severity": thresholds} if thresholds else {}),
+        {},
     )
     json.dumps(told, allow_nan=False)
     return {check.name: check for check in checks}, told["severity"]
@@ -74,7 +76,7 @@ def test_the_limit_is_held_to_the_upper_bound():
     ("ours", "theirs", "images", "said", "passed"),
     [
         (0.05, 0.05, IMAGES, "no worse", True),
-        (0.05, 0.2, IMAGES, "no worse", True),
+        (0.05, 0.2, IMAGES, "better", True),
         (0.2, 0.05, IMAGES, "worse", False),
         (0.06, 0.055, 20, "undecided", None),
     ],
@@ -102,11 +104,11 @@ def test_answers_that_are_no_numbers():
 
 def test_another_model_was_evaluated():
     checks, _ = verdict_heads.judge(
-        {"severity": measured(values(0.05))}, {"severity": values(0.06, 9)}, None, Evaluate()
+        {"severity": measured(values(0.05))}, {"severity": values(0.06, 9)}, None, Evaluate(), {}
     )
     [check] = [check for check in checks if check.name == "evaluated_is_served:severity"]
     assert not check.passed and "not what was evaluated" in check.message
-    [check], _ = verdict_heads.judge({}, {"severity": values(0.1)}, None, Evaluate())
+    [check], _ = verdict_heads.judge({}, {"severity": values(0.1)}, None, Evaluate(), {})
     assert not check.passed and "measured nothing of the head severity" in check.message
 
 
@@ -126,6 +128,7 @@ def judge_classes(columns: Classes, champion: Classes | None = None, **options):
         {"grade": columns},
         None if champion is None else {"grade": champion},
         Evaluate(**options),
+        recall.corrected({"grade": found.matrix(2)}, Evaluate(**options)),
     )
     return {check.name: check for check in checks}, told["grade"]
 
@@ -148,6 +151,22 @@ def test_a_class_head_against_the_champions():
     assert not checks["champion:grade"].passed and told["champion"]["verdict"] == "worse"
     generous = {"grade": {"max_regression": 0.5}}
     assert judge_classes(classes(50), classes(95), heads=generous)[0]["champion:grade"].passed
+
+
+def test_undecided_heads_follow_the_configuration():
+    model, champion = values(0.06, seed=1, images=20), values(0.055, seed=2, images=20)
+    for decision, passed in (("block", False), ("push", True)):
+        checks, told = verdict_heads.judge(
+            {"severity": measured(model)},
+            {"severity": model},
+            {"severity": champion},
+            Evaluate(heads={"severity": {"max_mae": 1}}, on_undecided=decision),
+            {},
+        )
+        [check] = [check for check in checks if check.name == "champion:severity"]
+        assert told["severity"]["champion"]["verdict"] == "undecided"
+        assert check.passed is passed and (check.bound >= check.threshold) is passed
+        assert check.interval[0] < check.value < check.interval[1]
 
 
 def test_a_champion_that_learned_from_another_column_is_held_to_this_datas_truth():

@@ -7,7 +7,6 @@ execution properties, so that a change of a value re-runs exactly what reads it.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -17,28 +16,28 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from pipeline import search
 from pipeline.config import heads as _heads
+from pipeline.config import reading
+from pipeline.config import slices as _slices
 from pipeline.config.base import Mode, Section
+from pipeline.config.calibration import Calibration
 from pipeline.config.data import Ingest, Transform, Validation
+from pipeline.config.explain import Explain
 from pipeline.config.judging import Evaluate, Push, Serving
 from pipeline.config.retraining import Monitor, Retrain
+from pipeline.config.robustness import Robustness
 from pipeline.config.running import Beam, Kubeflow, Metadata, Step
 from pipeline.config.training import Train, Tune
+from pipeline.config.variants import Variants
 from pipeline.errors import ConfigError, did_you_mean
-
-if sys.version_info >= (3, 11):
-    from importlib.resources.abc import Traversable
-
-    import tomllib
-else:
-    from importlib.abc import Traversable
-
-    import tomli as tomllib
+from pipeline.lanes import Traversable, tomllib
 
 __all__ = [
     "Beam",
+    "Calibration",
     "Config",
     "Effective",
     "Evaluate",
+    "Explain",
     "Ingest",
     "Kubeflow",
     "Metadata",
@@ -46,6 +45,7 @@ __all__ = [
     "Monitor",
     "Push",
     "Retrain",
+    "Robustness",
     "Section",
     "Serving",
     "Step",
@@ -53,6 +53,7 @@ __all__ = [
     "Transform",
     "Tune",
     "Validation",
+    "Variants",
     "entries",
     "load",
     "profiles",
@@ -68,8 +69,12 @@ class Config(Section):
     transform: Transform = Field(default_factory=Transform)
     tune: Tune = Field(default_factory=Tune)
     train: Train = Field(default_factory=Train)
+    calibration: Calibration = Field(default_factory=Calibration)
     evaluate: Evaluate = Field(default_factory=Evaluate)
     serving: Serving = Field(default_factory=Serving)
+    robustness: Robustness = Field(default_factory=Robustness)
+    explain: Explain = Field(default_factory=Explain)
+    variants: Variants = Field(default_factory=Variants)
     push: Push = Field(default_factory=Push)
     retrain: Retrain = Field(default_factory=Retrain)
     monitor: Monitor = Field(default_factory=Monitor)
@@ -91,7 +96,8 @@ class Config(Section):
             raise ValueError(str(error)) from None
         _heads.check(self.train, self.ingest, self.evaluate)
         # Frozen for everybody else: this is still the construction.
-        self.__dict__["ingest"] = _heads.with_columns(self.train, self.ingest)
+        ingest = _heads.with_columns(self.train, self.ingest)
+        self.__dict__["ingest"] = _slices.with_columns(self.evaluate, ingest)
         return self
 
 
@@ -113,7 +119,8 @@ def load(profile: str | None = None, overrides: Sequence[str] = ()) -> Effective
 
     Args:
       profile: the name of a shipped profile, or a path that ends in `.toml`.
-      overrides: `section.key=value` each, the value as in TOML (a bare word is a string).
+      overrides: `section.key=value` each, the value as in TOML (a bare word is a string); of a key
+        that holds a table also `section.key.name=value`.
 
     Raises:
       ConfigError: an unknown profile, section or key, or a value that its key refuses.
@@ -123,14 +130,10 @@ def load(profile: str | None = None, overrides: Sequence[str] = ()) -> Effective
     if profile:
         _merge(values, origins, _read_profile(profile), f"profile {profile}")
     for override in overrides:
-        key, separator, text = override.partition("=")
-        if not separator or key.count(".") != 1:
-            raise ConfigError(
-                f"--set {override!r} is not of the form section.key=value, "
-                "as in --set train.epochs=3."
-            )
-        section, name = key.strip().split(".")
-        _merge(values, origins, {section: {name: _toml_value(text.strip())}}, f"--set {key}")
+        key, (section, name, *below), value = reading.override(override)
+        if below:
+            value = _into_table(values, section, name, below, value)
+        _merge(values, origins, {section: {name: value}}, f"--set {key}")
     return Effective(config=validated(values, origins), origins=origins)
 
 
@@ -139,7 +142,7 @@ def validated(values: Mapping[str, Any], origins: Mapping[str, str] | None = Non
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(_explain(error, origins or {})) from None
+        raise ConfigError(reading.explain(error, Config, origins or {})) from None
 
 
 def entries(config: Config) -> Iterator[tuple[str, Any, Any]]:
@@ -207,25 +210,23 @@ def _section_type(section: str) -> type[Section]:
     return annotation
 
 
-def _toml_value(text: str) -> Any:
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
-
-
-def _explain(error: ValidationError, origins: Mapping[str, str]) -> str:
-    lines = []
-    for problem in error.errors():
-        key = ".".join(str(part) for part in problem["loc"][:2])
-        message = problem["msg"].removeprefix("Value error, ")
-        if "." not in key:  # of a section, or of several
-            lines.append(_ended(message))
-            continue
-        origin = origins.get(key, "the configuration")
-        lines.append(f"{key} = {problem['input']!r} ({origin}): {_ended(message)}")
-    return "\n".join(lines)
-
-
-def _ended(message: str) -> str:
-    return message if message.endswith((".", "?")) else f"{message}."
+def _into_table(
+    values: Mapping[str, Mapping[str, Any]],
+    section: str,
+    name: str,
+    below: Sequence[str],
+    value: Any,
+) -> Any:
+    """Returns what a key holds, with `value` at `below`; unknown keys are refused by `_merge`."""
+    field = (
+        _section_type(section).model_fields.get(name) if section in Config.model_fields else None
+    )
+    if field is None:
+        return value
+    if not reading.holds_tables(field.annotation):
+        raise ConfigError(
+            f"--set {'.'.join([section, name, *below])}: {section}.{name} holds no table, so there "
+            f"is nothing below it; expected --set {section}.{name}=value."
+        )
+    held = values.get(section, {}).get(name, field.get_default(call_default_factory=True))
+    return reading.placed(held, below, value)

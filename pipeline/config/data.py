@@ -73,6 +73,11 @@ class Ingest(Section):
     slices: tuple[str, ...] = Field(
         (), description="Columns of the manifest to slice evaluation by."
     )
+    corrections: str = Field(
+        "",
+        description="A table of wrong labels as `safelight audit-labels` writes it, with the "
+        "column `action` filled in (relabel, remove); a path from here, or below DATA.",
+    )
     record_image: str = Field(
         "", description="TFRecords: the feature of the encoded image; by default image/encoded."
     )
@@ -116,6 +121,9 @@ class Validation(Section):
     split_mix: Mode = Field("warn", description="Splits hold the classes in different shares.")
     max_split_distance: float = Field(
         0.1, gt=0, le=1, description="L-infinity distance of class shares between two splits."
+    )
+    test_size: Mode = Field(
+        "warn", description="The split test is too small for any model to show what is asked of it."
     )
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from itertools import pairwise
+from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field, with_config
+from pydantic import ConfigDict, Field, model_validator, with_config
 from typing_extensions import TypedDict
 
 from pipeline.config.base import Section
 
 _Share = Annotated[float, Field(ge=0, le=1)]
+
+CompareBy = Literal["accuracy", "macro_f1", "macro_recall", "worst_class_recall", "cross_entropy"]
+Decision = Literal["push", "block"]
 
 
 @with_config(ConfigDict(extra="forbid"))
@@ -43,19 +47,90 @@ class Evaluate(Section):
         0.01,
         ge=0,
         le=1,
-        description="Accuracy that a challenger may lose against the champion; where the test "
-        "images are too few to tell, the estimate decides.",
+        description="What a challenger may lose against the champion, in the unit of metric; where "
+        "the test images are too few to tell, on_undecided decides.",
     )
     confidence: float = Field(
         0.95, gt=0.5, lt=1, description="Of the one-sided bounds that the floors are held to."
     )
+    metric: CompareBy = Field(
+        "accuracy",
+        description="What decides between challenger and champion; max_regression is in its unit.",
+    )
+    on_better: Decision = Field("push", description="What becomes of a better challenger.")
+    on_no_worse: Decision = Field(
+        "push", description="Of one that loses no more than max_regression."
+    )
+    on_worse: Decision = Field("block", description="Of one that surely loses more than that.")
+    on_undecided: Decision | Literal["estimate"] = Field(
+        "estimate",
+        description="Where the test images are too few to tell: estimate pushes what by the "
+        "estimate loses no more than max_regression.",
+    )
+    resamples: int = Field(
+        2000, ge=200, le=100_000, description="Of the paired bootstrap, for all but accuracy."
+    )
+    max_forgetting: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="In a window of spans: the accuracy on an older span's test images may fall "
+        "by so much against the champion's, beyond chance; 0: a fall is only told.",
+    )
     top_k: int = Field(3, ge=1, description="k of the top-k accuracy.")
+    slices: tuple[str, ...] | None = Field(
+        None,
+        description="What to slice the test images by: brightness, contrast, sharpness, "
+        "resolution, aspect_ratio, format, source, span, and columns of a manifest; by default all "
+        "of these, and the columns of ingest.slices. [] slices by nothing.",
+    )
+    min_slice_images: int = Field(
+        30, ge=2, description="Fewest test images of a slice; smaller ones are not looked at."
+    )
+    min_slice_accuracy: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Floor for the accuracy of every slice: one that is shown to lie below it "
+        "blocks. By default slices are measured and hold nothing up.",
+    )
+    max_slice_regression: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Accuracy that a challenger may lose against the champion on any slice.",
+    )
     heads: dict[str, HeadFloors] = Field(
         {},
         description="Floors of the heads of train.heads, by name: min_accuracy, min_class_recall "
         "and max_regression of a class head, max_mae and max_regression (a share of the "
         "champion's) of a regression head. docs/heads.md has the defaults.",
     )
+
+    @model_validator(mode="after")
+    def _decisions_in_order(self) -> Evaluate:
+        """Refuses to block one verdict and to let a lesser one pass."""
+        willing = {"push": 2, "estimate": 1, "block": 0}
+        keys = ("on_better", "on_no_worse", "on_undecided", "on_worse")
+        for better, worse in pairwise(keys):
+            first, second = getattr(self, better), getattr(self, worse)
+            if willing[first] < willing[second]:
+                raise ValueError(
+                    f"evaluate.{better} is {first!r} and evaluate.{worse} {second!r}: the lesser "
+                    f"verdict would pass more easily than the better one. Expected "
+                    f"{' >= '.join(keys)} in the order push, estimate, block; change one of the two"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _slices_for_their_floors(self) -> Evaluate:
+        for key in ("min_slice_accuracy", "max_slice_regression"):
+            if self.slices == () and getattr(self, key) is not None:
+                raise ValueError(
+                    f"evaluate.{key} is set and evaluate.slices is empty: nothing would be judged; "
+                    "name what to slice by, or leave evaluate.slices out"
+                )
+        return self
 
 
 class Serving(Section):
@@ -65,6 +140,43 @@ class Serving(Section):
     tolerance: float = Field(
         1e-4, gt=0, description="Largest difference of a probability from evaluation's."
     )
+    agreement_images: int = Field(
+        256,
+        ge=0,
+        description="Test images that also go training's way, through the transform graph and the "
+        "Keras network; 0 leaves that comparison out.",
+    )
+    agreement_tolerance: float = Field(
+        1e-3, gt=0, description="Largest difference of a probability from training's way."
+    )
+    latency_requests: int = Field(
+        0,
+        ge=0,
+        le=10_000,
+        description="Timed requests of 1 and of 32 images each, to the model and to the champion "
+        "in turns; 0 times none.",
+    )
+    max_latency_ratio: float | None = Field(
+        None,
+        gt=0,
+        description="Latency of a request, in multiples of the champion's, above which a model is "
+        "blocked.",
+    )
+    max_size_ratio: float | None = Field(
+        None,
+        gt=0,
+        description="Size of the SavedModel, in multiples of the champion's, above which a model "
+        "is blocked.",
+    )
+
+    @model_validator(mode="after")
+    def _keys_that_go_together(self) -> Serving:
+        if self.max_latency_ratio is not None and self.latency_requests < 10:
+            raise ValueError(
+                f"serving.max_latency_ratio needs requests to time, and serving.latency_requests "
+                f"is {self.latency_requests}; expected at least 10, as in 50"
+            )
+        return self
 
 
 class Push(Section):

@@ -39,6 +39,15 @@ class Retrain(Section):
     fact_drift: float = Field(
         0.0, ge=0, le=1, description="Jensen-Shannon divergence of a fact; 0: not watched."
     )
+    embedding_drift: float = Field(
+        0.0,
+        ge=0,
+        description="Distance of a new span in the champion's own features, as a multiple of what "
+        "chance shows: 1.5, say; 0: not watched.",
+    )
+    new_classes: bool = Field(
+        False, description="A class that the champion does not know makes a training due."
+    )
     accuracy_drop: float = Field(
         0.0,
         ge=0,
@@ -46,13 +55,22 @@ class Retrain(Section):
         description="The champion's accuracy on a new span lies below its own by so much, beyond "
         "chance; 0: not watched.",
     )
+    label_noise: float = Field(
+        0.2,
+        ge=0,
+        le=1,
+        description="The champion is sure of other classes than the labels say on so much more of "
+        "a new span than is usual, and the images look as ever: quarantine; 0: not watched.",
+    )
     runs_per_day: int = Field(4, ge=1, description="Most trainings in 24 hours.")
     backoff_minutes: float = Field(
         30.0, ge=0, description="Pause after a failed run; it doubles with each that follows."
     )
     max_backoff_hours: float = Field(24.0, gt=0, description="Longest such pause.")
-    start: Literal["warm", "cold"] = Field(
-        "warm", description="From the champion's weights where network and classes allow, or anew."
+    start: Literal["warm", "cold", "both"] = Field(
+        "warm",
+        description="From the champion's weights where network and classes allow, or anew; both: "
+        "one of each, and the better on eval goes on.",
     )
     poll_seconds: float = Field(
         60.0, gt=0, description="--watch looks at least so often; file events wake it sooner."

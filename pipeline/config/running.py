@@ -132,6 +132,11 @@ class Kubeflow(Section):
     token_env: str = Field(
         "", description="Name of the environment variable that holds the bearer token."
     )
+    token_file: str = Field(
+        "",
+        description="A file with the bearer token, read again for each request: a service "
+        "account's, which the node renews.",
+    )
     cookies_env: str = Field(
         "", description="Name of the environment variable that holds the session's cookie."
     )

@@ -126,6 +126,7 @@ def _prepare(entry: Entry, settings: Settings) -> _Ready | Bad:
         data = _read(entry, settings)
         if entry.offset >= 0:
             data, label, group = _from_record(data, entry, settings)
+            label = entry.label or label  # a correction goes before what the record says
         if label is None:
             raise images.BadImage("no_label", "the record has no label feature")
         prepared = images.prepare(data, min_side=settings.min_side, max_pixels=settings.max_pixels)

@@ -83,6 +83,19 @@ class Ignored:
 
 
 @dataclass(frozen=True)
+class Corrected:
+    """What a table of corrections changed: images by what became of them.
+
+    `fingerprint` has 16 hexadecimal digits, of what the table decides.
+    """
+
+    file: str
+    relabelled: int
+    removed: int
+    fingerprint: str
+
+
+@dataclass(frozen=True)
 class Listing:
     """Everything that the data names.
 
@@ -93,6 +106,7 @@ class Listing:
       problems: known without reading a pixel.
       ignored: stray files.
       given: the splits that the data itself gives, or empty.
+      corrected: what ingest.corrections changed, where it is set.
     """
 
     form: str
@@ -101,6 +115,7 @@ class Listing:
     problems: list[Problem]
     ignored: Ignored
     given: frozenset[str] = frozenset()
+    corrected: Corrected | None = None
 
 
 def shown(path: bytes) -> str:

@@ -9,7 +9,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from pipeline.config import Ingest
 from pipeline.errors import DataRefused, bounded
+from pipeline.features import CALIB
 from pipeline.ingest import columns, decide, near, plan, quarantine, shards, tables
 from pipeline.ingest.entries import CLASS, Listing
 from pipeline.ingest.rows import Rows, load, thumbs
@@ -78,7 +79,7 @@ def finish(task: Task, parts: Path, pieces: int, examples: Path, report: Path) -
         known = task.known_columns
         summary["class_columns"] = columns.classes(further, known, rows, kept, parts)
         _write_summary(summary, report)
-    shards.write(rows, kept, parts, examples)
+    shards.write(rows, kept, parts, examples, task.rule.splits)
     return summary
 
 
@@ -127,14 +128,17 @@ def _summary(
     codes = {name: code for code, name in enumerate(rows.index.label_names)}
     per_class = {
         name: {
-            split: int(np.sum((labels == codes.get(name, -1)) & (splits == code)))
-            for split, code in plan.SPLIT_CODES.items()
+            split: int(
+                np.sum((labels == codes.get(name, -1)) & (splits == plan.SPLIT_CODES[split]))
+            )
+            for split in task.rule.splits
         }
         for name in classes
     }
     converted = Counter(
         value for value in rows.table["converted"].filter(pa.array(kept)).to_pylist() if value
     )
+    corrected = task.found.corrected
     return {
         "form": task.found.form,
         "data": os.fsencode(task.found.root).decode("utf-8", "backslashreplace"),
@@ -142,7 +146,7 @@ def _summary(
         "splits": task.rule.describe(),
         "classes": list(classes),
         "examples": {
-            split: int(np.sum(splits == code)) for split, code in plan.SPLIT_CODES.items()
+            split: int(np.sum(splits == plan.SPLIT_CODES[split])) for split in task.rule.splits
         },
         "per_class": per_class,
         "quarantined": bad.num_rows,
@@ -160,6 +164,7 @@ def _summary(
         "ignored_count": task.found.ignored.count,
         "files": task.files,
         "bytes": task.bytes,
+        **({"corrections": asdict(corrected)} if corrected else {}),
     }
 
 
@@ -177,5 +182,6 @@ def _refuse_empty(summary: dict[str, Any]) -> None:
         total = sum(examples.values())
         raise DataRefused(
             f"The {bounded(empty)} split is empty: {total} images, split {summary['splits']}. "
-            "Add images, or give that split a larger share with --set ingest.split=TRAIN/EVAL/TEST."
+            "Add images, or give that split a larger share with --set ingest.split=TRAIN/EVAL/TEST"
+            + (", and calib with calibration.share." if CALIB in empty else ".")
         )

@@ -8,8 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipeline.config import Ingest
-from pipeline.errors import DataRefused, bounded
-from pipeline.ingest import buckets, manifest, records, walk
+from pipeline.config.slices import FACTS
+from pipeline.errors import DataRefused, bounded, did_you_mean
+from pipeline.ingest import buckets, corrections, manifest, records, walk
 from pipeline.ingest.entries import (
     SPLIT_NAMES,
     Entry,
@@ -40,7 +41,9 @@ def read(
       on_progress: is called with (bytes here, bytes in all) while data in a bucket is copied.
 
     Raises:
-      DataRefused: there is nothing that could be trained on.
+      DataRefused: there is nothing that could be trained on, or ingest.corrections name what is
+        not there.
+      ConfigError: there is no such file as ingest.corrections names.
       SafelightError: data in a bucket can't be read or copied.
     """
     remote = buckets.is_remote(data)
@@ -49,12 +52,22 @@ def read(
     form = _form(root, options)
     if form == "manifest":
         listing = manifest.read(_manifest_of(root, options), options, ignored)
+    elif options.slices:
+        raise DataRefused(_no_manifest(data, options.slices[0]))
     elif form == "tfrecords":
         listing = records.read(root, ignored)
     else:
         listing = _read_folders(root, form, options, ignored)
+    listing = corrections.apply(listing, options)
     _refuse_the_untrainable(listing, data)
     return _limited(listing, options.max_images)
+
+
+def _no_manifest(data: str, column: str) -> str:
+    return (
+        f"evaluate.slices or ingest.slices names {column!r}, which is no fact about an image and "
+        f"so a column of a manifest, and {data} has no manifest.{did_you_mean(column, FACTS)}"
+    )
 
 
 def local(data: str) -> Path:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import Ingest
+from pipeline.config.slices import FACTS
 from pipeline.errors import DataRefused, bounded, did_you_mean
 from pipeline.ingest.entries import (
     CLASS,
@@ -82,7 +83,7 @@ def _candidates(root: Path) -> list[str]:
 
 def _has_columns(path: Path) -> bool:
     try:
-        _, row = next(_rows(path))
+        _, row = next(rows(path))
     except (StopIteration, DataRefused):
         return False
     names = {str(name).lower() for name in row} if row is not None else set()
@@ -114,11 +115,12 @@ def read(path: Path, options: Ingest, ignored: Ignored) -> Listing:
         image several labels.
     """
     reader = _Reader(path, options)
-    for line, row in _rows(path):
+    for line, row in rows(path):
         reader.take(line, row)
     if reader.columns is None:
         raise DataRefused(f"The manifest {path} has no row; expected one for each image.")
     reader.refuse_multi_label()
+    reader.refuse_unknown_slices()
     reader.entries.sort(key=lambda entry: entry.path)
     given = given_splits(entry.split for entry in reader.entries)
     return Listing("manifest", path.parent, reader.entries, reader.problems, ignored, given)
@@ -129,6 +131,7 @@ class _Reader:
         self.entries: list[Entry] = []
         self.problems: list[Problem] = []
         self.columns: _Columns | None = None
+        self._said: set[str] = set()
         self._manifest = path
         self._options = options
         self._root = os.fsencode(path.parent)
@@ -141,6 +144,8 @@ class _Reader:
         if row is None:
             self.problems.append(Problem(where, "unreadable", "the line can't be parsed", None))
             return
+        if self._options.slices:
+            self._said.update(map(str, row))
         if self.columns is None:
             self.columns = self._find_columns(row)
         path = _bytes(row.get(self.columns.path)).strip()
@@ -174,6 +179,20 @@ class _Reader:
                 )
             )
 
+    def refuse_unknown_slices(self) -> None:
+        """Raises DataRefused where no row of JSON lines has a column that is sliced by."""
+        missing = [name for name in self._options.slices if name not in self._said]
+        if missing and self.entries:
+            raise DataRefused(self._no_column(missing[0], dict.fromkeys(self._said)))
+
+    def _no_column(self, name: str, row: Mapping[str, Any]) -> str:
+        known = map(str, (*row, *FACTS) if name in self._options.slices else row)
+        return (
+            f"The manifest {self._manifest} has no column {name!r}, which train.heads, "
+            "ingest.targets, ingest.class_columns, ingest.slices or evaluate.slices names."
+            f"{did_you_mean(name, known)}"
+        )
+
     def _find_columns(self, row: Mapping[str, Any]) -> _Columns:
         options = self._options
         missing = [
@@ -182,11 +201,7 @@ class _Reader:
             if name not in row and not self._is_json()
         ]
         if missing:
-            raise DataRefused(
-                f"The manifest {self._manifest} has no column {missing[0]!r}, which train.heads, "
-                "ingest.targets, ingest.class_columns or ingest.slices names."
-                f"{did_you_mean(missing[0], map(str, row))}"
-            )
+            raise DataRefused(self._no_column(missing[0], row))
         path = self._column(row, "path_column", options.path_column, _PATH)
         label = self._column(row, "label_column", options.label_column, _LABEL)
         assert path is not None and label is not None
@@ -312,8 +327,12 @@ class _Reader:
         return os.path.relpath(whole, self._root), state
 
 
-def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | None]]:
-    """Yields (line, columns) of each row; None for a line that can't be parsed."""
+def rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | None]]:
+    """Yields (line, columns) of each row; None for a line that can't be parsed.
+
+    Raises:
+      DataRefused: the file is no CSV from some line on.
+    """
     if path.suffix.lower() in (".jsonl", ".ndjson"):
         yield from _json_rows(path)
         return

@@ -217,4 +217,4 @@ class _Output:
 
 def part_name(split: int, number: int, part: int) -> str:
     """Returns the name of a piece's TFRecord file."""
-    return f"{features.SPLITS[split]}-{number:05d}-{part:03d}"
+    return f"{features.SPLITS_WITH_CALIB[split]}-{number:05d}-{part:03d}"

@@ -82,4 +82,4 @@ def _training_share(entries: Sequence[Entry], rule: Rule) -> float:
     return max(0.2, training / max(1, len(entries)))
 
 
-SPLIT_CODES = {name: code for code, name in enumerate(features.SPLITS)}
+SPLIT_CODES = {name: code for code, name in enumerate(features.SPLITS_WITH_CALIB)}

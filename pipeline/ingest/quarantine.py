@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from pipeline import features
 from pipeline.errors import DataRefused, bounded
-from pipeline.ingest import decide, piece, shards, thumbnail, wire
+from pipeline.ingest import corrections, decide, piece, shards, thumbnail, wire
 from pipeline.ingest.entries import Problem, shown
 from pipeline.ingest.rows import Rows
 
@@ -64,6 +64,8 @@ def hold_budget(bad: pa.Table, total: int, budget: float) -> None:
             f"{shown(row['path'])}: {row['detail']}. This is multi-label data, which Safelight "
             "does not train on."
         )
+    # What a person has left out is not the data's fault.
+    bad = bad.filter(pc.not_equal(bad["reason"], corrections.REMOVED))
     if bad.num_rows <= budget * total:
         return
     counts = reasons(bad)

@@ -130,6 +130,8 @@ def fingerprint(found: Listing, verify: bool = False) -> str:
         total.update(_line(entry))
     for problem in found.problems:
         total.update(_problem_line(problem))
+    if found.corrected is not None:
+        total.update(f"corrected {found.corrected.fingerprint}\n".encode())
     return f"{total.hexdigest()}+{_contents(found)}" if verify else total.hexdigest()
 
 

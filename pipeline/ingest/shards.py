@@ -17,10 +17,17 @@ from pipeline.ingest import piece, plan, records
 from pipeline.ingest.rows import Rows
 
 
-def write(rows: Rows, kept: npt.NDArray[np.bool_], parts: Path, examples: Path) -> None:
-    """Joins the parts of each split into shards, leaving out what was removed."""
+def write(
+    rows: Rows,
+    kept: npt.NDArray[np.bool_],
+    parts: Path,
+    examples: Path,
+    splits: Sequence[str],
+) -> None:
+    """Joins the parts of each of `splits` into shards, leaving out what was removed."""
     part_numbers = rows.table["part"].to_numpy()
-    for split, code in plan.SPLIT_CODES.items():
+    for split in splits:
+        code = plan.SPLIT_CODES[split]
         sources: list[tuple[Path, npt.NDArray[np.bool_]]] = []
         for number, (start, end) in enumerate(zip(rows.starts, rows.starts[1:], strict=False)):
             here = rows.index.splits[start:end] == code

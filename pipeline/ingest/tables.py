@@ -45,7 +45,8 @@ def write_images(
 
 def _for_people(table: pa.Table, schema: pa.Schema) -> pa.Table:
     """Spells out the split's code and the hash."""
-    split = pa.array([features.SPLITS[code] for code in table["split"].to_pylist()], pa.string())
+    names = features.SPLITS_WITH_CALIB
+    split = pa.array([names[code] for code in table["split"].to_pylist()], pa.string())
     sha256 = pa.array([value.hex() for value in table["sha256"].to_pylist()], pa.string())
     spelled = {"split": split, "sha256": sha256}
     return pa.table([spelled.get(name, table[name]) for name in schema.names], schema=schema)
@@ -104,10 +105,10 @@ def _pair(
     return (
         kind,
         index.ids(one),
-        features.SPLITS[index.splits[one]],
+        features.SPLITS_WITH_CALIB[index.splits[one]],
         index.label_names[index.labels[one]],
         index.ids(other),
-        features.SPLITS[index.splits[other]],
+        features.SPLITS_WITH_CALIB[index.splits[other]],
         index.label_names[index.labels[other]],
         dropped,
         distance,

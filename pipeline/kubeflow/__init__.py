@@ -6,6 +6,8 @@ spec.py        the graph as a KFP pipeline specification
 platform.py    what Kubernetes must know: volumes, secrets, nodes, time-outs
 entrypoint.py  the command of every step's container
 prepare.py     the first step: looks at the data, resolves the run, gives each node its properties
+window.py      the parameter `spans`: a window, decided on before
+spans.py       what stands behind the steps that join its spans
 node.py        a step that runs one node's TFX executor
 artifacts.py   KFP's runtime artifacts as TFX's, and back
 record.py      the run's record on the workdir's volume

@@ -73,10 +73,11 @@ class Server:
         token = _secret(options.token_env, "kubeflow.token_env")
         cookies = _secret(options.cookies_env, "kubeflow.cookies_env")
         self._options = options
-        _knock(options, token, cookies)
+        _knock(options, token or _token_in(options.token_file), cookies)
         # kfp is imported here: it takes seconds.
         import kfp_server_api
         from kfp.client import Client
+        from kfp.client.set_volume_credentials import ServiceAccountTokenVolumeCredentials
 
         self._api = kfp_server_api
         with warnings.catch_warnings(), self._reaching("connect"):
@@ -86,6 +87,11 @@ class Server:
                 # "kubeflow" means none: what there is without several users.
                 namespace=options.namespace or "kubeflow",
                 existing_token=token,
+                credentials=(
+                    ServiceAccountTokenVolumeCredentials(options.token_file)
+                    if options.token_file
+                    else None
+                ),
                 cookies=cookies,
                 ssl_ca_cert=options.ca_file or None,
             )
@@ -314,11 +320,23 @@ def _refusal(place: str, what: str, status: int, body: str) -> str:
     except (ValueError, TypeError, AttributeError):
         reason = str(body)[:200]
     advice = {
-        401: "Set kubeflow.token_env or kubeflow.cookies_env to a variable with a valid one.",
+        401: "Set kubeflow.token_env, kubeflow.token_file or kubeflow.cookies_env to a valid one.",
         403: "The account lacks the right, or kubeflow.namespace is another's.",
         404: "Check kubeflow.endpoint: is it the address of the Kubeflow Pipelines API?",
     }.get(status, "The server's log says more.")
     return f"Could not {what} at {place} (HTTP {status}): {reason}. {advice}"
+
+
+def _token_in(path: str) -> str | None:
+    if not path:
+        return None
+    try:
+        return Path(path).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"kubeflow.token_file is {path!r}, which can't be read ({error}); expected a file with "
+            "a bearer token, as a projected service account token is."
+        ) from None
 
 
 def _secret(variable: str, key: str) -> str | None:

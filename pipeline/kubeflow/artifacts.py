@@ -111,8 +111,7 @@ def to_tfx(slot: Slot, type_path: str, arrived: bool) -> Artifact:
     Raises:
       SafelightError: an input is missing.
     """
-    artifact: Artifact = import_utils.import_class_by_path(type_path)()
-    artifact.uri = str(slot.path)
+    artifact = typed(type_path, slot.path)
     if not arrived:
         slot.path.mkdir(parents=True, exist_ok=True)
         return artifact
@@ -125,25 +124,44 @@ def to_tfx(slot: Slot, type_path: str, arrived: bool) -> Artifact:
             "with --no-cache, or restore it."
         )
     if TFX_PROPERTIES in slot.metadata:
-        json_format.Parse(str(slot.metadata[TFX_PROPERTIES]), artifact.mlmd_artifact)
+        properties_from(str(slot.metadata[TFX_PROPERTIES]), artifact)
     return artifact
+
+
+def typed(type_path: str, folder: Path) -> Artifact:
+    """Returns an artifact of this type (module and class) at this place, without properties."""
+    artifact: Artifact = import_utils.import_class_by_path(type_path)()
+    artifact.uri = str(folder)
+    return artifact
+
+
+def properties_of(artifact: Artifact) -> str:
+    """Returns an artifact's properties with their types, as JSON on one line."""
+    kept = metadata_store_pb2.Artifact()
+    for name in ("properties", "custom_properties"):
+        for key, value in getattr(artifact.mlmd_artifact, name).items():
+            getattr(kept, name)[key].CopyFrom(value)
+    told = json_format.MessageToDict(kept, preserving_proto_field_name=True)
+    return json.dumps(told, sort_keys=True)
+
+
+def properties_from(text: str, artifact: Artifact) -> None:
+    """Gives an artifact the properties that `properties_of` told."""
+    json_format.Parse(text, artifact.mlmd_artifact)
 
 
 def to_metadata(artifact: Artifact) -> dict[str, Any]:
     """Returns an artifact's properties: typed, for the next step, and plain, for the pages."""
     source = artifact.mlmd_artifact
-    kept = metadata_store_pb2.Artifact()
     shown: dict[str, Any] = {}
     for name in ("properties", "custom_properties"):
         for key, value in getattr(source, name).items():
-            getattr(kept, name)[key].CopyFrom(value)
             kind = value.WhichOneof("value")
             if kind in ("int_value", "double_value", "string_value"):
                 shown[key] = getattr(value, kind)
-    typed = json_format.MessageToDict(kept, preserving_proto_field_name=True)
     if not any(Path(artifact.uri).iterdir()):
         shown[EMPTY] = True
-    return {**shown, TFX_PROPERTIES: json.dumps(typed, sort_keys=True)}
+    return {**shown, TFX_PROPERTIES: properties_of(artifact)}
 
 
 def write_output(given: ExecutorInput, metadata: Mapping[str, Mapping[str, Any]]) -> None:
@@ -168,7 +186,12 @@ def write_output(given: ExecutorInput, metadata: Mapping[str, Mapping[str, Any]]
 
 def write_parameter(given: ExecutorInput, key: str, value: str) -> None:
     """Writes an output parameter."""
-    path = given.output_parameters[key]
+    path = given.output_parameters.get(key)
+    if path is None:
+        raise SafelightError(
+            f"The package has no place for {key!r}. It was compiled by another version than the "
+            "image has: compile it again."
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(value, encoding="utf-8")
 

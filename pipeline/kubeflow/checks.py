@@ -61,6 +61,16 @@ def check_data(data: str, options: Kubeflow) -> list[str]:
     ]
 
 
+def check_spans(paths: Sequence[str], options: Kubeflow) -> list[str]:
+    """Returns what is wrong with the paths of a window's spans."""
+    if options.data == "bucket":
+        return [
+            "spans are read from a volume, each once; with kubeflow.data = bucket the launcher "
+            "downloads all of data instead. Set kubeflow.data=volume."
+        ]
+    return [reason for path in paths for reason in check_data(path, options)]
+
+
 def _check_image(options: Kubeflow) -> Iterator[str]:
     if not options.image:
         yield (

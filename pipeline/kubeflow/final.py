@@ -29,6 +29,7 @@ def run(given: ExecutorInput, workdir: Workdir, record: Record, nodes: Sequence[
       nodes: ids of the graph's nodes, in order.
     """
     status = given.parameters.get(names.STATUS) or {}
+    _find_refused(record)
     kept = record.kept()
     runs.write_json(record.run.artifacts, kept)
     _write_events(record, nodes)
@@ -66,7 +67,15 @@ def conclude(record: Record, nodes: Sequence[str], state: str) -> Result:
         quarantined=summary.get("quarantined", 0),
         pushed_to=pushed.get("pushed_destination"),
         version=int(pushed["pushed_version"]) if "pushed_version" in pushed else None,
+        exports=_read(record, "VariantPusher", "exports", "exports.json").get("exports", {}),
     )
+
+
+def _find_refused(record: Record) -> None:
+    """Moves what a step kept before it refused the data to where the report looks for it."""
+    left, expected = record.steps / "refused", record.run.root / "refused"
+    if left.is_dir() and not expected.exists():
+        left.rename(expected)
 
 
 def _outcome(

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from tfx.dsl.components.base.base_node import BaseNode
-from tfx.utils import json_utils
 
 from pipeline import graph
 from pipeline.config import Config
 from pipeline.graph import Given
+from pipeline.kubeflow import spans
 
 # Stands where a run will give a value: the compiled specification holds none of the properties.
 _UNKNOWN: dict[str, Any] = {
@@ -37,14 +38,17 @@ def nodes(config: Config, given: Given | None = None) -> list[BaseNode]:
     return list(graph.build(config, given).components)
 
 
-def properties(node: BaseNode, config: Config) -> str:
+def properties(node: BaseNode, config: Config, nodes: Sequence[BaseNode]) -> str:
     """Returns a node's execution properties and Beam's options as JSON, for its step.
 
-    They are what ML Metadata would hold: protos and lists are JSON in strings already.
+    Args:
+      node: of the graph of this run.
+      config: resolved.
+      nodes: of the same graph; those of spans stand behind the ones that join them.
     """
-    values = {key: value for key, value in node.exec_properties.items() if value is not None}
-    plain = {
-        key: value if isinstance(value, (int, float, str)) else json_utils.dumps(value)
-        for key, value in values.items()
+    told = {
+        "properties": spans.plain(node),
+        "beam": graph.beam_args(config),
+        **spans.behind(node, nodes),
     }
-    return json.dumps({"properties": plain, "beam": graph.beam_args(config)}, sort_keys=True)
+    return json.dumps(told, sort_keys=True)

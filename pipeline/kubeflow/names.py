@@ -15,6 +15,7 @@ GROUP: Final = "pipeline"
 # The pipeline's parameters.
 DATA: Final = "data"
 FINGERPRINT: Final = "data_fingerprint"
+SPANS: Final = "spans"
 CHAMPION: Final = "champion"
 OVERRIDES: Final = "overrides"
 NO_CHAMPION: Final = "none"
@@ -30,6 +31,10 @@ HTML: Final = "report"
 IMPORTED: Final = "files"
 # Artifacts that a step only keeps for the report: record-<task>-<output>.
 RECORDED: Final = "record"
+
+# Labels of every step's pod.
+STEP: Final = "safelight-step"
+PART_OF: Final = "safelight"
 
 # Environment variable of every step: the run's id on the server.
 RUN_ID: Final = "KFP_RUN_ID"

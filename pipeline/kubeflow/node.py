@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from tfx.types.artifact import Artifact
 from tfx.utils import import_utils
 
 from pipeline.errors import SafelightError
-from pipeline.kubeflow import names
+from pipeline.kubeflow import names, spans
 from pipeline.kubeflow.artifacts import (
     ExecutorInput,
     to_metadata,
@@ -30,7 +31,9 @@ from pipeline.workdir import Workdir
 
 _VERDICT = "verdict.json"
 # Writes to what is served: one at a time, whatever else runs on the volume.
-_EXCLUSIVE = "Pusher"
+_EXCLUSIVE = ("Pusher", "VariantPusher")
+# In the workdir's cache: the artifacts of spans, each made once.
+_SPANS = "spans"
 
 
 @dataclass(frozen=True)
@@ -54,12 +57,20 @@ def run(node: Node, given: ExecutorInput, workdir: Workdir, record: Record) -> d
     Raises:
       SafelightError: an input is missing, or what the executor raises.
     """
-    inputs = {key: [to_tfx(_slot(given, key), path, True)] for key, path in node.inputs.items()}
+    told = json.loads(given.parameters[names.PROPERTIES])
     outputs = {key: [to_tfx(given.outputs[key], path, False)] for key, path in node.outputs.items()}
     if names.IMPORTED in given.inputs:
         settle(given.inputs[names.IMPORTED].path)
+    execute = partial(_execute, workdir, record, told["beam"])
     try:
-        _execute(node, given, workdir, record, inputs, outputs)
+        if "behind" in told:
+            inputs = _of_spans(told, workdir, execute)
+        else:
+            inputs = {
+                key: [to_tfx(_slot(given, key), path, True)] for key, path in node.inputs.items()
+            }
+        executor = told.get("executor", node.executor)
+        execute(node.id, executor, inputs, outputs, told["properties"])
     except BaseException:
         keep_inputs(node, given, record)
         raise
@@ -83,35 +94,45 @@ def keep_inputs(node: Node, given: ExecutorInput, record: Record) -> None:
             record.keep(source, output, given.inputs[key].path)
 
 
+def _of_spans(
+    told: Mapping[str, Any], workdir: Workdir, execute: spans.Execute
+) -> dict[str, list[Artifact]]:
+    """Returns the inputs of a node that joins spans: theirs, made first where they are new."""
+    made = spans.make(told["behind"], workdir.cache / _SPANS, execute)
+    return {
+        key: [made[source, output] for source, output in sources]
+        for key, sources in told["inputs"].items()
+    }
+
+
 def _execute(
-    node: Node,
-    given: ExecutorInput,
     workdir: Workdir,
     record: Record,
+    beam: list[str],
+    node: str,
+    executor: str,
     inputs: dict[str, list[Artifact]],
     outputs: dict[str, list[Artifact]],
+    properties: dict[str, Any],
 ) -> None:
-    told = json.loads(given.parameters[names.PROPERTIES])
-    executor_class = import_utils.import_class_by_path(node.executor)
+    executor_class = import_utils.import_class_by_path(executor)
     with tempfile.TemporaryDirectory(prefix="safelight-") as scratch, _alone(node, workdir):
         common = {
             "tmp_dir": scratch,
-            "unique_id": node.id,
+            "unique_id": node,
             "stateful_working_dir": scratch,
             "pipeline_run_id": record.run.root.name,
         }
         context: base_executor.BaseExecutor.Context
         if issubclass(executor_class, base_beam_executor.BaseBeamExecutor):
-            context = base_beam_executor.BaseBeamExecutor.Context(
-                beam_pipeline_args=told["beam"], **common
-            )
+            context = base_beam_executor.BaseBeamExecutor.Context(beam_pipeline_args=beam, **common)
         else:
-            context = base_executor.BaseExecutor.Context(extra_flags=told["beam"], **common)
-        executor_class(context).Do(inputs, outputs, told["properties"])
+            context = base_executor.BaseExecutor.Context(extra_flags=beam, **common)
+        executor_class(context).Do(inputs, outputs, properties)
 
 
-def _alone(node: Node, workdir: Workdir) -> AbstractContextManager[Any]:
-    return workdir.lock(wait=True) if node.id == _EXCLUSIVE else nullcontext()
+def _alone(node: str, workdir: Workdir) -> AbstractContextManager[Any]:
+    return workdir.lock(wait=True) if node in _EXCLUSIVE else nullcontext()
 
 
 def _slot(given: ExecutorInput, key: str) -> Any:

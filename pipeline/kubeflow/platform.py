@@ -25,17 +25,27 @@ def document(options: Kubeflow, steps: Mapping[str, Step]) -> dict[str, Any]:
       options: the section `kubeflow`.
       steps: {task name: what the task takes instead}, of every task with a container.
     """
-    executors = {names.executor(task): _executor(options, step) for task, step in steps.items()}
+    executors = {
+        names.executor(task): _executor(options, task, step) for task, step in steps.items()
+    }
     return {"platforms": {"kubernetes": {"deploymentSpec": {"executors": executors}}}}
 
 
-def _executor(options: Kubeflow, step: Step) -> dict[str, Any]:
+def _executor(options: Kubeflow, task: str, step: Step) -> dict[str, Any]:
     minutes = step.get("timeout_minutes", options.timeout_minutes)
     config: dict[str, Any] = {
         # 64-bit integers are strings in protobuf's JSON.
         "activeDeadlineSeconds": str(60 * minutes),
         "fieldPathAsEnv": [{"name": names.RUN_ID, "fieldPath": _RUN_ID_LABEL}],
         "imagePullPolicy": options.image_pull_policy,
+        # What the network policies of deploy/kubeflow know a step by.
+        "podMetadata": {
+            "labels": {
+                "app.kubernetes.io/name": names.STEP,
+                "app.kubernetes.io/part-of": names.PART_OF,
+                "app.kubernetes.io/component": task,
+            }
+        },
         "pvcMount": [
             {"constant": volume["claim"], "mountPath": volume["path"]} for volume in options.volumes
         ],

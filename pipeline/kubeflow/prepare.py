@@ -11,7 +11,8 @@ import json
 import os
 import tempfile
 import time
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from pipeline.config import Config, Effective
 from pipeline.errors import ConfigError, UsageError
 from pipeline.features import MODEL_FACTS
 from pipeline.ingest.scan import Scan, scan
-from pipeline.kubeflow import names
+from pipeline.kubeflow import names, window
 from pipeline.kubeflow.artifacts import ExecutorInput, write_output, write_parameter
 from pipeline.kubeflow.record import Record
 from pipeline.registry import RunInputs
@@ -41,12 +42,16 @@ def run(given: ExecutorInput, workdir: Workdir, record: Record) -> None:
     """
     values = given.parameters
     compiled = Config.model_validate_json(values[names.CONFIG])
+    asked = _asked(compiled, values[names.DATA], record.run.root.name)
     # There from the start: the report of a run that fails here says what was asked.
-    _write_request(record, _asked(compiled, values[names.DATA], record.run.root.name))
+    _write_request(record, asked)
+    listed = window.parse(values[names.SPANS])
+    _write_request(record, replace(asked, spans=listed))
     config = merge(compiled, values[names.OVERRIDES])
     with workdir.lock(wait=True):
-        found = look_at(given, config)
+        found = look_at(given, config, listed)
         request = resolve(config, found, workdir, values[names.CHAMPION], record.run.root.name)
+        request = replace(request, spans=listed)
         _write_request(record, request)
         local.keep_own_model(record.run, request.config["train"]["model"])
     _give_properties(given, workdir, request)
@@ -77,20 +82,44 @@ def merge(config: Config, overrides: str) -> Config:
             )
         merged[section][name] = getattr(getattr(effective.config, section), name)
     validated = configuration.validated(merged, effective.origins)
-    if (validated.tune.algorithm == "off") != (config.tune.algorithm == "off"):
-        raise ConfigError(
-            f"{names.OVERRIDES}: tune.algorithm = {validated.tune.algorithm!r}: whether there is a "
-            "step Tuner is fixed when the pipeline is compiled. Compile it again with "
-            f"--set tune.algorithm={validated.tune.algorithm}"
-        )
+    _check_steps(config, validated)
     return validated
 
 
-def look_at(given: ExecutorInput, config: Config) -> Scan:
-    """Returns the scan of the data, wherever it lies."""
+def _check_steps(compiled: Config, wanted: Config) -> None:
+    """Refuses overrides that would need other steps than those of the package."""
+    there, asked = _optional_steps(compiled), _optional_steps(wanted)
+    for key, (step, on, value) in asked.items():
+        if on != there[key][1]:
+            raise ConfigError(
+                f"{names.OVERRIDES}: {key} = {value!r}: whether there is a step {step} is fixed "
+                f"when the pipeline is compiled. Compile it again with --set {key}=…"
+            )
+
+
+def _optional_steps(config: Config) -> dict[str, tuple[str, bool, Any]]:
+    """Returns {key: (step, whether there is one, the key's value)}."""
+    return {
+        "tune.algorithm": ("Tuner", config.tune.algorithm != "off", config.tune.algorithm),
+        "robustness.images": (
+            "Robustness", config.robustness.images > 0, config.robustness.images
+        ),
+        "explain.images": ("Explainer", config.explain.images > 0, config.explain.images),
+        "variants.names": ("VariantMaker", bool(config.variants.names), config.variants.names),
+    }  # fmt: skip
+
+
+def look_at(given: ExecutorInput, config: Config, listed: Sequence[Mapping[str, Any]] = ()) -> Scan:
+    """Returns the scan of the data, wherever it lies; of a window, that of all its spans.
+
+    Raises:
+      DataRefused: there is nothing to train on, or a span has changed.
+    """
     fingerprint = given.parameters[names.FINGERPRINT]
     imported = given.inputs.get(names.IMPORTED)
-    if imported is None:
+    if listed:
+        found = window.look_at(given.parameters[names.DATA], listed, config.ingest)
+    elif imported is None:
         found = scan(given.parameters[names.DATA], config.ingest)
     else:
         settle(imported.path)
@@ -170,7 +199,7 @@ def _write_request(record: Record, request: Request) -> None:
 def _give_properties(given: ExecutorInput, workdir: Workdir, request: Request) -> None:
     # Here TensorFlow and TFX are imported.
     from pipeline.graph import Given
-    from pipeline.kubeflow import graph, spec
+    from pipeline.kubeflow import graph, spans, spec
 
     config = Config.model_validate(request.config)
     nodes = graph.nodes(
@@ -184,10 +213,14 @@ def _give_properties(given: ExecutorInput, workdir: Workdir, request: Request) -
             artifacts="unused",
             checkpoints=str(workdir.checkpoints),
             serving_dir=str(workdir.serving(config.push.model_name)),
+            spans=tuple(request.spans),
         ),
     )
     for node in nodes:
-        write_parameter(given, spec.properties_key(node.id), graph.properties(node, config))
+        key = spec.properties_key(node.id)
+        # The nodes of spans have no tasks of their own.
+        if not spans.of_a_span(node.id):
+            write_parameter(given, key, graph.properties(node, config, nodes))
 
 
 def _lineage(request: Request) -> dict[str, Any]:

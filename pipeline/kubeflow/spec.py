@@ -27,14 +27,14 @@ _SYSTEM_TYPES = {
     "Model": "system.Model",
     "PushedModel": "system.Model",
 }
-# Never from the cache: what they say depends on what is served now, or belongs to this run alone.
-_NEVER_CACHED = ("BlessingGate", "Pusher")
 # A second try finds the same data bad.
 _NEVER_RETRIED = ("ValidationGate",)
 # This one keeps every artifact beside the run's record, also those of steps that the cache
 # answered: it runs in every run that comes so far, blessed or not.
 _RECORDER = "BlessingGate"
-_GATE, _PUSHER = "BlessingGate", "Pusher"
+_GATE = "BlessingGate"
+# These publish: only what is blessed.
+_PUSHERS = ("Pusher", "VariantPusher")
 _NOT_RECORDED = ("model", "pushed_model")
 
 Spec = dict[str, Any]
@@ -99,6 +99,11 @@ def _parameters(data: str) -> Spec:
     return {
         names.DATA: {**given, "description": "The images: a folder, a manifest or TFRecords."},
         names.FINGERPRINT: {**optional, "description": "Of the data; empty: worked out."},
+        names.SPANS: {
+            **optional,
+            "description": "A window below data, as JSON: name, path, fingerprint, golden, judged "
+            "of each span; empty: all of data.",
+        },
         names.CHAMPION: {
             **optional,
             "description": "Directory of the version to beat; empty: the one served; none: none.",
@@ -173,7 +178,7 @@ def _add_importer(tasks: Spec, components: Spec, executors: Spec) -> None:
 def _add_prepare(
     tasks: Spec, components: Spec, executors: Spec, config: Config, nodes: Sequence[BaseNode]
 ) -> None:
-    asked = (names.DATA, names.FINGERPRINT, names.CHAMPION, names.OVERRIDES)
+    asked = (names.DATA, names.FINGERPRINT, names.SPANS, names.CHAMPION, names.OVERRIDES)
     strings = {key: {"parameterType": "STRING"} for key in (*asked, names.CONFIG)}
     values = config.model_dump(mode="json")
     task: Spec = {
@@ -215,10 +220,12 @@ def _add_node(
     inputs = {key: _from_task(*source) for key, source in sources.items()}
     upstream = {names.task(source) for source, _ in sources.values()}
     upstream |= {names.task(one.id) for one in node.upstream_nodes}
+    if node.id in _PUSHERS:
+        upstream.add(names.task(_GATE))
     task: Spec = {
         "componentRef": {"name": names.component(name)},
         "taskInfo": {"name": name},
-        "cachingOptions": _caching(options, step, node.id),
+        "cachingOptions": _caching(options, step, node, nodes),
         "dependentTasks": sorted(upstream | {names.PREPARE}),
         "inputs": {
             "artifacts": inputs,
@@ -241,7 +248,7 @@ def _add_node(
     }
     if node.id == _GATE:
         _add_gate_outputs(component["outputDefinitions"])
-    if node.id == _PUSHER:
+    if node.id in _PUSHERS:
         _push_only_if_blessed(task, component)
     if not node.inputs:
         _give_imported(task, component, options)
@@ -337,9 +344,15 @@ def _give_imported(task: Spec, component: Spec, options: Kubeflow) -> None:
     definitions[names.IMPORTED] = _artifact("system.Dataset")
 
 
-def _caching(options: Kubeflow, step: Step, node: str) -> Spec:
-    wanted = step.get("cache", options.cache) and node not in _NEVER_CACHED
-    return {"enableCache": True} if wanted else {}
+def _caching(options: Kubeflow, step: Step, node: BaseNode, nodes: Sequence[BaseNode]) -> Spec:
+    """Never from the cache: the gate and what comes behind it.
+
+    What they say depends on what is served now, or belongs to this run alone; and what the
+    recorder does not see would be missing from the run's record.
+    """
+    ids = [one.id for one in nodes]
+    before = ids.index(node.id) < ids.index(_GATE)
+    return {"enableCache": True} if step.get("cache", options.cache) and before else {}
 
 
 def _retries(options: Kubeflow, step: Step, node: str) -> Spec:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,7 +14,7 @@ from pipeline import config as configuration
 from pipeline import console
 from pipeline.config import Config
 from pipeline.errors import ConfigError, UsageError
-from pipeline.kubeflow import names
+from pipeline.kubeflow import names, window
 from pipeline.kubeflow.api import RunState, Server, ServerError
 from pipeline.runs import Outcome, Result, Stage
 
@@ -29,6 +29,7 @@ def command(
     overrides: Sequence[str],
     data: str,
     *,
+    spans: Path | None = None,
     package: Path | None = None,
     champion: str = "",
     run_overrides: str = "",
@@ -42,6 +43,8 @@ def command(
       profile: as of every command.
       overrides: `section.key=value` each; compiled into the package.
       data: a path on a volume, or a bucket's folder, as kubeflow.data says.
+      spans: a JSON file with a window of spans below `data`, the newest last: name, path (as the
+        steps see it), fingerprint (as `ingest.scan` takes it), golden and judged of each.
       package: run this file instead of compiling one.
       champion: the version to beat, "" for the one served, "none" for none.
       run_overrides: the parameter `overrides`: for this run alone, the package stays the same.
@@ -54,14 +57,8 @@ def command(
       ServerError: the server can't be reached, or refused.
     """
     config = configuration.load(profile, overrides).config
-    check_run(config, data, run_overrides)
-    text = package_text(config, package)
-    server = Server(config.kubeflow)
-    pipeline = server.upload(text)
-    given = parameters(data, champion, run_overrides)
-    title = f"{config.kubeflow.name} {time.strftime('%Y-%m-%d %H:%M:%S')}"
-    run_id = server.start(pipeline, title, given, cache)
-    console.stderr.print(f"Started run [bold]{run_id}[/]: {escape(server.page(run_id))}")
+    listed = None if spans is None else _read_spans(spans)
+    server, run_id = _start(config, data, listed, package, champion, run_overrides, cache)
     if not wait:
         return 0
     try:
@@ -78,11 +75,54 @@ def command(
     return result.exit_code
 
 
-def check_run(config: Config, data: str, run_overrides: str) -> None:
+def _start(
+    config: Config,
+    data: str,
+    spans: Sequence[Mapping[str, Any]] | None,
+    package: Path | None,
+    champion: str,
+    run_overrides: str,
+    cache: bool,
+) -> tuple[Server, str]:
+    """Starts a run; returns its server and id.
+
+    The first step and the push hold the workdir on the volume: a caller that holds its lock
+    meanwhile would wait for itself.
+    """
+    check_run(config, data, run_overrides, spans)
+    text = package_text(config, package)
+    server = Server(config.kubeflow)
+    pipeline = server.upload(text)
+    given = parameters(data, champion, run_overrides, spans)
+    title = f"{config.kubeflow.name} {time.strftime('%Y-%m-%d %H:%M:%S')}"
+    run_id = server.start(pipeline, title, given, cache)
+    console.stderr.print(f"Started run [bold]{run_id}[/]: {escape(server.page(run_id))}")
+    return server, run_id
+
+
+def _read_spans(path: Path) -> list[dict[str, Any]]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(
+            f"The spans in {path} can't be read ({error}); expected a JSON file with a list."
+        ) from None
+    return window.parse(text)
+
+
+def check_run(
+    config: Config,
+    data: str,
+    run_overrides: str,
+    spans: Sequence[Mapping[str, Any]] | None = None,
+) -> None:
     """Refuses what the first step on the cluster would refuse minutes later."""
     from pipeline.kubeflow import checks, prepare
 
     wrong = checks.check_data(data, config.kubeflow)
+    if spans:
+        listed = window.parse(window.to_parameter(spans))
+        wrong += checks.check_spans([one["path"] for one in listed], config.kubeflow)
     if wrong:
         raise ConfigError("This data can't be reached on the cluster.", wrong)
     prepare.merge(config, run_overrides)
@@ -103,9 +143,19 @@ def package_text(config: Config, package: Path | None) -> str:
         ) from None
 
 
-def parameters(data: str, champion: str, run_overrides: str) -> dict[str, str]:
+def parameters(
+    data: str,
+    champion: str,
+    run_overrides: str,
+    spans: Sequence[Mapping[str, Any]] | None = None,
+) -> dict[str, str]:
     """Returns the pipeline's parameters."""
-    given = {names.DATA: data, names.CHAMPION: champion, names.OVERRIDES: run_overrides}
+    given = {
+        names.DATA: data,
+        names.SPANS: window.to_parameter(spans),
+        names.CHAMPION: champion,
+        names.OVERRIDES: run_overrides,
+    }
     return {key: value for key, value in given.items() if value}
 
 

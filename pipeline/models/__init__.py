@@ -120,6 +120,12 @@ def assets(model: keras.Model) -> Path | None:
     return Path(backbone.directory) if isinstance(backbone, feature_vector.FeatureVector) else None
 
 
+def loaded(model: keras.Model) -> Any:
+    """Returns the SavedModel that a network stands on, which may have tables; None without one."""
+    backbone = pretrained.find(model)
+    return backbone.loaded if isinstance(backbone, feature_vector.FeatureVector) else None
+
+
 def set_weights(model: keras.Model, values: Sequence[np.ndarray[Any, Any]]) -> None:
     """Gives a model its weights, in Keras's order, from a network of the same architecture.
 

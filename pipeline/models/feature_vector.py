@@ -56,7 +56,7 @@ class FeatureVector(keras.layers.Layer):
         super().__init__(**{**options, "dtype": "float32"})
         self.directory = path
         try:
-            self._loaded = tf.saved_model.load(path)
+            self.loaded = tf.saved_model.load(path)
         except (OSError, ValueError, tf.errors.OpError) as error:
             raise ConfigError(
                 f"train.feature_vector {path!r} can't be loaded: {first_line(error)} Expected "
@@ -67,7 +67,7 @@ class FeatureVector(keras.layers.Layer):
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Finds the function for images of this shape, and takes over its variables."""
         spec = tf.TensorSpec(input_shape, tf.float32)
-        function, concrete = _traced(self._loaded, spec, self.directory)
+        function, concrete = _traced(self.loaded, spec, self.directory)
         self._function = function
         # Keras's variables around the SavedModel's own, not copies of them.
         self._shared = [_shared(variable) for variable in concrete.variables]
@@ -85,7 +85,7 @@ class FeatureVector(keras.layers.Layer):
         """Returns the shape of the features of such images."""
         if not self.built:
             self.build(input_shape)
-        _, concrete = _traced(self._loaded, tf.TensorSpec(input_shape, tf.float32), self.directory)
+        _, concrete = _traced(self.loaded, tf.TensorSpec(input_shape, tf.float32), self.directory)
         [found, *_] = tf.nest.flatten(concrete.structured_outputs)
         shape = tuple(found.shape.as_list())
         return (None, *shape[1:])

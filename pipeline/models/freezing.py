@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import keras
 
 from pipeline import phases
-from pipeline.errors import ConfigError, did_you_mean
+from pipeline.errors import ConfigError
 from pipeline.models import pretrained
 from pipeline.models.feature_vector import FeatureVector
 
@@ -61,8 +61,5 @@ def _first(backbone: keras.Model, what: str) -> int:
         return weighted[-max(1, math.ceil(share * len(weighted)))]
     names = [layer.name for layer in backbone.layers]
     if what not in names:
-        raise ConfigError(
-            f"train.phases unfreezes from {what!r}, but the backbone has no layer of that name."
-            f"{did_you_mean(what, names)} none, all and a share such as 20% are known too."
-        )
+        raise phases.unknown_layer(what, names, "the backbone")
     return names.index(what)

@@ -28,7 +28,8 @@ from pipeline.report.records import StoredImage
 from pipeline.runs import Request, Result, RunDir
 from pipeline.workdir import Workdir
 
-# Where each documented file is: node, output key, name (docs/architecture.md).
+# Where each documented file is: node, output key, name (docs/architecture.md). Without a node it is
+# an output that only one node has.
 _FILES = {
     "summary": ("ImageExampleGen", "ingest_report", "summary.json"),
     "images": ("ImageExampleGen", "ingest_report", "images.parquet"),
@@ -41,6 +42,8 @@ _FILES = {
     "champion": ("Predictor", "champion_predictions", "predictions.parquet"),
     "serving": ("ServingCheck", "serving_check", "serving_check.json"),
     "verdict": ("BlessingGate", "blessing", "verdict.json"),
+    "variants": ("", "variants", "variants.json"),
+    "explanations": ("", "explanations", "explanations.json"),
 }
 _SECRET = re.compile(r"(://[^/\s:@]*:)[^@\s/]+@")
 _LOG_TAIL_BYTES = 16_384
@@ -133,6 +136,8 @@ class Record:
 
         Of a node that refused the data, it is what the node left with the run.
         """
+        if not node:
+            node = next((it for it, held in self.artifacts.items() if output in held), "")
         uri = self.artifacts.get(node, {}).get(output)
         path = Path(uri) if uri else self.run.refused(node, output)
         return path if path.is_dir() else None
@@ -234,6 +239,13 @@ class Record:
             for split, rows in by_split.items()
             for image in records.read(examples, split, rows).values()
         }
+
+    def stored_by_name(self, names: Iterable[str]) -> dict[str, StoredImage]:
+        """Returns the images of ids as JSON has them (`readable`), as far as they are there."""
+        wanted = set(names)
+        ids = {name: id_ for id_ in self.places if (name := readable(id_)) in wanted}
+        stored = self.stored(ids.values())
+        return {name: stored[id_] for name, id_ in ids.items() if id_ in stored}
 
     def log_tail(self, lines: int = 25) -> list[str]:
         """Returns the last lines of the run's log, with passwords in URLs blotted out."""

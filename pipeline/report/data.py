@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from pipeline.features import SPLITS
+from pipeline.features import SPLITS_WITH_CALIB
 from pipeline.report import figures, pictures
 from pipeline.report.collect import Record, readable
 from pipeline.report.pictures import Picture
@@ -96,6 +96,7 @@ class Data:
     ignored: list[str]
     files: int
     bytes: int
+    corrections: dict[str, Any] | None
 
 
 def build(record: Record) -> Data | None:
@@ -103,7 +104,7 @@ def build(record: Record) -> Data | None:
     summary = record.summary
     if summary is None:
         return None
-    splits = [split for split in SPLITS if split in summary["examples"]]
+    splits = [split for split in SPLITS_WITH_CALIB if split in summary["examples"]]
     rows = _class_rows(summary, splits)
     sizes = sorted((row.total for row in rows), reverse=True)
     totals = [summary["examples"][split] for split in splits]
@@ -125,6 +126,7 @@ def build(record: Record) -> Data | None:
         ignored=[readable(name) for name in summary.get("ignored", [])],
         files=summary.get("files", 0),
         bytes=summary.get("bytes", 0),
+        corrections=summary.get("corrections"),
     )
 
 

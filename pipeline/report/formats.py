@@ -58,6 +58,14 @@ def short(value: float | None) -> str:
     return count(value) if abs(value) >= 1000 else f"{value:.3g}"
 
 
+def signed(value: float | None) -> str:
+    """Writes a difference with about three digits and its sign."""
+    if value is None:
+        return "–"
+    sign = "+" if value > 0 else "−" if value < 0 else "±"
+    return f"{sign}{short(abs(value))}"
+
+
 def seconds(value: float | None) -> str:
     """Writes a duration: 0.4 s, 12 s, 3 min 5 s, 2 h 10 min."""
     if value is None:

@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from pipeline import registry, runs
 from pipeline.errors import SafelightError
-from pipeline.report import figures, formats, outcome, render
+from pipeline.report import figures, formats, outcome, render, retraining
 from pipeline.report.collect import Record, without_secrets
 from pipeline.report.figures import Series
 from pipeline.runs import RunDir
@@ -72,6 +72,8 @@ def write(workdir: Workdir) -> Path:
             "charts": charts(rows),
             "metrics": _METRICS,
             "legend": legend(rows),
+            "ledger": retraining.lines(workdir),
+            "links": {row.run_id: row.report for row in rows if row.report},
         },
     )
     return render.replace(workdir.index, page)

@@ -1,10 +1,12 @@
-"""How the run ended and exactly why: the first thing that the report says."""
+"""How the run ended and exactly why: the first thing that the report says, and `safelight why`."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
+from pipeline.report import formats
 from pipeline.report.collect import Record, without_secrets
 
 LABELS = {
@@ -28,11 +30,23 @@ _ADVICE = {
     "failed": "Run the same command again: stages that ended are taken from the cache.",
     "open": "If no process works on it any more, run the same command again to go on from here.",
 }
+# Checks whose numbers are shares of images, and those whose numbers are differences of shares.
+_SHARES = frozenset({"accuracy", "class_recall", "slices", "robustness", "abstention"})
+_DIFFERENCES = frozenset({"champion", "slice_regression", "robustness_champion", "drop"})
+# What models may be compared by that is no share.
+_LOSSES = frozenset({"cross_entropy", "mae"})
+
+Unit = Literal["share", "points", "number"]
+_NAMED = 3  # failed checks that the sentence names; the others are counted
 
 
 @dataclass(frozen=True)
 class Check:
-    """A check of the final gate: its value, the bound that was held to the threshold."""
+    """A check of the final gate: its value, the bound that was held to the threshold.
+
+    `interval` is the confidence interval of the value, where it has one; `unit` is that of all
+    four: a share of images, a difference of shares, or any other number.
+    """
 
     name: str
     value: Any
@@ -40,6 +54,31 @@ class Check:
     threshold: Any
     passed: bool
     message: str
+    interval: tuple[float, float] | None = None
+    unit: Unit = "number"
+
+    @property
+    def title(self) -> str:
+        """The check's name as people read it."""
+        kind, _, rest = self.name.partition(":")
+        return kind.replace("_", " ") + (f" of {rest}" if rest else "")
+
+    def write(self, value: Any) -> str:
+        """Writes one of the check's numbers as people read it; differences are in points."""
+        if self.unit == "share":
+            return formats.percent(value)
+        return formats.points(value) if self.unit == "points" else formats.number(value)
+
+    def write_interval(self) -> str:
+        """Writes the interval, or a dash."""
+        if self.interval is None:
+            return "–"
+        low, high = self.interval
+        if self.unit == "share":
+            return formats.interval(low, high)
+        if self.unit == "points":
+            return f"{formats.points(low)} to {formats.points(high)}"
+        return f"{formats.number(low)} to {formats.number(high)}"
 
 
 @dataclass(frozen=True)
@@ -62,32 +101,40 @@ def build(record: Record) -> Outcome:
     result = record.result
     kind = result.outcome if result else "open"
     reasons = [without_secrets(reason) for reason in result.reasons] if result else []
-    checks = [_check(check) for check in (record.verdict or {}).get("checks", [])]
     return Outcome(
         kind=kind,
         label=LABELS[kind],
-        lead=_lead(record, kind, checks),
+        lead=sentence(record),
         reasons=reasons if kind != "unchanged" else [],
         advice=_ADVICE.get(kind, ""),
-        checks=sorted(checks, key=lambda check: check.passed),
+        checks=checks(record.verdict),
         warnings=_said(record, "warning"),
         notes=_said(record, "note"),
         log=record.log_tail() if kind in ("failed", "open") else [],
     )
 
 
-def _lead(record: Record, kind: str, checks: list[Check]) -> str:
+def checks(verdict: Mapping[str, Any] | None) -> list[Check]:
+    """Returns the gate's checks from verdict.json, the failed ones first."""
+    told = verdict or {}
+    found = [_check(check, _unit(check["name"], told)) for check in told.get("checks", [])]
+    return sorted(found, key=lambda check: check.passed)
+
+
+def sentence(record: Record) -> str:
+    """Returns the answer in one sentence: what became of the run, and what decided it."""
     result, model = record.result, record.request.config["push"]["model_name"]
+    kind = result.outcome if result else "open"
     if kind == "pushed" and result:
-        return f"The model passed every check and is version {result.version} of “{model}”."
+        than = _than_before(record.verdict)
+        return f"The model passed every check and is version {result.version} of “{model}”{than}."
     if kind == "unchanged" and result:
         return (
             f"Data, configuration and code are those of version {result.version} of “{model}”: "
             "nothing was pushed."
         )
     if kind == "not_blessed":
-        failed = sum(not check.passed for check in checks)
-        return f"The run finished and the model stays out: {failed} of {len(checks)} checks failed."
+        return _blocked(checks(record.verdict))
     where = stopped_at(record)
     at = f" at {where}" if where else ""
     if kind == "invalid_data":
@@ -108,7 +155,54 @@ def stopped_at(record: Record) -> str:
     return running
 
 
-def _check(check: dict[str, Any]) -> Check:
+def _than_before(verdict: Mapping[str, Any] | None) -> str:
+    """Returns how a pushed model compares with the version before, as the end of a sentence."""
+    told = (verdict or {}).get("champion") or {}
+    before = "the one before" if told.get("version") is None else f"version {told['version']}"
+    said = told.get("verdict")
+    if said == "undecided":
+        return f"; the test images are too few to tell it from {before}"
+    if said == "worse":
+        return f"; it is worse than {before}, and was let pass (evaluate.on_worse)"
+    return f", {said} than {before}" if said else ""
+
+
+def _blocked(found: Sequence[Check]) -> str:
+    failed = [check for check in found if not check.passed]
+    if not failed:
+        return "The run finished and the model stays out."
+    named = [_shortfall(check) for check in failed[:_NAMED]]
+    if len(failed) > _NAMED:
+        named.append(f"{len(failed) - _NAMED} more")
+    listed = named[0] if len(named) == 1 else f"{', '.join(named[:-1])} and {named[-1]}"
+    return f"The model stays out: {len(failed)} of {len(found)} checks failed, {listed}."
+
+
+def _shortfall(check: Check) -> str:
+    """Returns a failed check in a few words: what was found, and what was asked."""
+    value = check.bound if check.bound is not None else check.value
+    if value is None or check.threshold is None or value == check.threshold:
+        return check.title
+    bound = "bound " if check.bound is not None and check.bound != check.value else ""
+    unit = " points" if check.unit == "points" else ""
+    asked = f"{check.write(check.threshold)}{unit}"
+    return f"{check.title} ({bound}{check.write(value)}{unit}, asked {asked})"
+
+
+def _unit(name: str, told: Mapping[str, Any]) -> Unit:
+    kind, _, head = name.partition(":")
+    if kind in _SHARES:
+        return "share"
+    if kind not in _DIFFERENCES:
+        return "number"
+    # The label is compared by the metric that was chosen, a head of numbers by its error.
+    measured = ((told.get("heads") or {}).get(head) or {}).get("metrics") or {}
+    metric = "mae" if "mae" in measured else (told.get("champion") or {}).get("metric")
+    return "number" if metric in _LOSSES and (not head or "mae" in measured) else "points"
+
+
+def _check(check: Mapping[str, Any], unit: Unit) -> Check:
+    interval = check.get("interval")
     return Check(
         name=check["name"],
         value=check.get("value"),
@@ -116,6 +210,8 @@ def _check(check: dict[str, Any]) -> Check:
         threshold=check.get("threshold"),
         passed=bool(check["passed"]),
         message=check.get("message") or "",
+        interval=(interval[0], interval[1]) if interval else None,
+        unit=unit,
     )
 
 

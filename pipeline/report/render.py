@@ -20,6 +20,7 @@ _FILTERS = (
     formats.count,
     formats.counted,
     formats.short,
+    formats.signed,
     formats.seconds,
     formats.size,
     formats.number,

@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 from pipeline.report import figures, formats
 from pipeline.report.collect import Record
+from pipeline.report.drawing import Format
 from pipeline.report.figures import Series
 
 _SHOWN = 30
@@ -25,7 +26,7 @@ class Search:
     failed: int
     seconds: float
     chart: Markup
-    write: figures.Format
+    write: Format
 
     @property
     def shown(self) -> list[dict[str, Any]]:
@@ -66,9 +67,7 @@ def _rank(row: dict[str, Any], upward: bool) -> tuple[bool, bool, float, int]:
     return not row["best"], score is None, value, row["trial"]
 
 
-def _chart(
-    trials: list[dict[str, Any]], upward: bool, write: figures.Format, objective: str
-) -> Markup:
+def _chart(trials: list[dict[str, Any]], upward: bool, write: Format, objective: str) -> Markup:
     """Draws each trial's score, and the best until then."""
     if len(trials) < 2:
         return Markup("")

@@ -44,7 +44,12 @@ class Slicing:
 
 
 def build(record: Record) -> list[Slicing]:
-    """Returns the slicings that have at least two slices; none without facts or predictions."""
+    """Returns the slicings that have at least two slices.
+
+    None without facts or predictions, and none where the gate itself has judged slices.
+    """
+    if (record.verdict or {}).get("slices"):
+        return []
     predictions = record.predictions
     columns = ["id", "split", "width", "height", "brightness", "sharpness", "format", "channels"]
     table = record.table("images", columns)

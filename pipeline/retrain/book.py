@@ -35,6 +35,7 @@ class Record:
       reason: why it is in quarantine.
       trained: whether a run that ended with a verdict had it in its window.
       scan: what `ingest.scan` found, as JSON.
+      released: whether an operator has looked at its labels, and took it out of quarantine.
     """
 
     number: int
@@ -48,6 +49,7 @@ class Record:
     state: State = "taken"
     reason: str = ""
     trained: bool = False
+    released: bool = False
 
     @property
     def name(self) -> str:
@@ -66,13 +68,18 @@ class Seen:
 class Book:
     """The records of all spans; every change is written at once."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, keep: bool = True) -> None:
         """Reads the book.
+
+        Args:
+          folder: where it lies.
+          keep: whether changes are written; otherwise they are forgotten with this object.
 
         Raises:
           SafelightError: it is damaged.
         """
         self._path = folder / FILE
+        self._keep = keep
         self._records: list[Record] = []
         self._seen: dict[str, Seen] = {}
         if self._path.is_file():
@@ -157,6 +164,27 @@ class Book:
         """Keeps a revision out of training for good, whatever had trained on it."""
         self._replace(record, state="quarantined", reason=reason)
 
+    def release(self, number: int) -> Record:
+        """Takes a span's newest revision out of quarantine; its labels are not doubted again.
+
+        Raises:
+          UsageError: there is no such span, it is in no quarantine, or it could not be read.
+        """
+        record = self.find(number)
+        if record.state != "quarantined":
+            held = [str(one.number) for one in self.latest() if one.state == "quarantined"]
+            raise UsageError(
+                f"Span {number} is in no quarantine: there is nothing to release. There is: "
+                f"{', '.join(held) or 'none'}."
+            )
+        if not record.images:
+            raise UsageError(
+                f"Span {number} could not be read ({record.reason}). Mend its files: they are then "
+                "a new revision, which is tried again without a word."
+            )
+        self._replace(record, state="taken", reason="", released=True)
+        return self.find(number)
+
     def mark_trained(self, fingerprints: set[str]) -> None:
         """Records that a run with a verdict had these in its window."""
         for record in list(self._records):
@@ -172,6 +200,8 @@ class Book:
         self._save()
 
     def _save(self) -> None:
+        if not self._keep:
+            return
         self._path.parent.mkdir(parents=True, exist_ok=True)
         content = {
             "spans": [asdict(one) for one in self._records],

@@ -24,7 +24,8 @@ from watchdog.observers import Observer
 from pipeline import console, registry
 from pipeline.config import Effective
 from pipeline.errors import Busy, SafelightError
-from pipeline.retrain.rounds import FOLDER, Round, Rounds
+from pipeline.retrain.on_cluster import Cluster
+from pipeline.retrain.rounds import FOLDER, ON_CLUSTER, Round, Rounds
 from pipeline.workdir import Workdir
 
 # Many files come at once: one look for all that come within this time.
@@ -43,14 +44,16 @@ class Daemon:
         effective: Effective,
         say: Callable[[Round], None],
         log_to_screen: bool = False,
+        cluster: Cluster | None = None,
     ) -> None:
+        """Prepares the daemon; `cluster` is where it trains, None for this machine."""
         self._workdir = workdir
         self._root = root.expanduser().absolute()
         self._options = effective.config.retrain
         self._model = effective.config.push.model_name
         self._say = say
         self._log_to_screen = log_to_screen
-        self._rounds = Rounds(workdir, root, effective, self._event)
+        self._rounds = Rounds(workdir, root, effective, self._event, cluster=cluster)
         self._wake = threading.Event()
         self._state = _State(self._options.poll_seconds)
 
@@ -98,8 +101,7 @@ class Daemon:
 
     def _one(self) -> None:
         try:
-            with self._workdir.lock() as lock:
-                done = self._rounds.round(lock, log_to_screen=self._log_to_screen)
+            done = self._rounds.go(log_to_screen=self._log_to_screen)
         except Busy as error:
             self._state.ended(str(error), healthy=True)
             return
@@ -109,7 +111,7 @@ class Daemon:
             self._state.ended(str(error), healthy=False)
             return
         self._state.count(done, self._champion())
-        if done.decision.due:
+        if done.decision.due or done.quarantined:
             self._say(done)
 
     def _champion(self) -> int:
@@ -117,7 +119,7 @@ class Daemon:
         return champion.version if champion else 0
 
     def _event(self, event: dict[str, Any]) -> None:
-        self._state.alive()
+        self._state.alive(elsewhere=event["kind"] == ON_CLUSTER)
 
     def _observe(self) -> Any:
         observer = Observer()
@@ -149,6 +151,7 @@ class _State:
         self._late = poll_seconds * _LATE_POLLS + 60
         self._last = time.monotonic()
         self._healthy = True
+        self._elsewhere = False
         self._said = "starting"
         self._count_rounds = Counter("safelight_rounds", "Rounds.", registry=self.registry)
         self._trainings = Counter(
@@ -164,8 +167,10 @@ class _State:
             "safelight_last_round_seconds", "When, since 1970.", registry=self.registry
         )
 
-    def alive(self) -> None:
+    def alive(self, elsewhere: bool = False) -> None:
+        """Notes a sign of life; what runs `elsewhere` gives none until it has ended."""
         self._last = time.monotonic()
+        self._elsewhere = elsewhere
 
     def ended(self, said: str, healthy: bool) -> None:
         self.alive()
@@ -185,7 +190,7 @@ class _State:
 
     def health(self) -> tuple[bool, dict[str, Any]]:
         late = time.monotonic() - self._last
-        healthy = self._healthy and late < self._late
+        healthy = self._healthy and (self._elsewhere or late < self._late)
         return healthy, {"healthy": healthy, "seconds_since": round(late, 1), "last": self._said}
 
 

@@ -2,10 +2,11 @@
 
     python -m pipeline.retrain.intake WORKDIR FOLDER
 
-FOLDER/run.json is a request whose window holds the spans to look at. Each span's own nodes are
-run, the very ones that a training's graph has: what is read here is a cache hit there. What was
-found goes to FOLDER/evidence.json, `{span's name: {"images", "label_drift", "fact_drift",
-"new_classes", "asked", "correct"} or {"refused", "reasons"}}`.
+FOLDER/run.json is a request whose window holds the spans to look at; its inputs also say where the
+champion's run has its artifacts. Each span's own nodes are run, the very ones that a training's
+graph has: what is read here is a cache hit there. What was found goes to FOLDER/evidence.json,
+`{span's name: {"images", "label_drift", "fact_drift", "new_classes", "asked", "correct", "moved",
+"chance", "labels"} or {"refused", "reasons"} or {"failed"}}`.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ import logging
 import os
 import sys
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import events, runs
 from pipeline.errors import DataRefused, SafelightError, known_cause
-from pipeline.features import TEST, TRAIN
+from pipeline.features import SPLITS, TEST, TRAIN
 from pipeline.runs import Request, RunDir
 from pipeline.workdir import Workdir
 
@@ -46,13 +48,13 @@ def main() -> None:
 
     request = folder.read_request()
     runner = NodeRunner(Config.model_validate(request.config), request, workdir)
-    reference = _reference(workdir, request)
+    reference = _reference(request)
     found: dict[str, Any] = {}
     for span in request.spans:
         if span["golden"]:
             continue
         try:
-            found[span["name"]] = _look(runner, span, request, reference)
+            found[span["name"]] = _look(runner, span, request, reference, workdir.cache)
         except Exception as error:  # noqa: BLE001 - the other spans may be well
             traceback.print_exc()
             found[span["name"]] = _failed(error)
@@ -71,6 +73,7 @@ def _look(
     span: dict[str, Any],
     request: Request,
     reference: statistics_pb2.DatasetFeatureStatisticsList | None,
+    cache: Path,
 ) -> dict[str, Any]:
     made = runner.run(f"ImageExampleGen.{span['name']}").uris
     summary = json.loads((Path(made["ingest_report"]) / "summary.json").read_text("utf-8"))
@@ -86,8 +89,19 @@ def _look(
     if reference is not None:
         evidence.update(distances(_read_statistics(Path(counted), TRAIN), reference))
     if request.inputs["champion_uri"]:
-        evidence.update(asked(Path(request.inputs["champion_uri"]), made["examples"]))
+        champion = Path(request.inputs["champion_uri"])
+        evidence.update(asked(champion, made["examples"]))
+        if looks_closely(request.config["retrain"]):
+            from pipeline.retrain import embedding
+
+            artifacts = request.inputs["champion_artifacts"]
+            evidence.update(embedding.compare(champion, artifacts, made["examples"], cache))
     return evidence
+
+
+def looks_closely(retrain: Mapping[str, Any]) -> bool:
+    """Says whether the section asks for what takes the champion's own network."""
+    return bool(retrain["embedding_drift"] or retrain["label_noise"])
 
 
 def _check_anomalies(statistics: Path, summary: dict[str, Any], request: Request) -> None:
@@ -111,14 +125,9 @@ def _check_anomalies(statistics: Path, summary: dict[str, Any], request: Request
     checks.refuse(checks.run(options.model_copy(update=only), evidence))
 
 
-def _reference(
-    workdir: Workdir, request: Request
-) -> statistics_pb2.DatasetFeatureStatisticsList | None:
+def _reference(request: Request) -> statistics_pb2.DatasetFeatureStatisticsList | None:
     """Returns the statistics of what the champion was trained on; None where they are gone."""
-    run_id = request.inputs.get("champion_run", "")
-    if not run_id:
-        return None
-    made = RunDir(workdir.runs / run_id).read_artifacts()
+    made = request.inputs.get("champion_artifacts", {})
     uri = made.get("StatisticsGen", {}).get("statistics")
     with contextlib.suppress(OSError):
         return _read_statistics(Path(uri), TRAIN) if uri else None
@@ -161,17 +170,25 @@ def distances(
 
 
 def asked(champion: Path, examples: str) -> dict[str, int]:
-    """Returns how many of a span's test images the champion was `asked`, and got `correct`."""
+    """Returns how many of a span's images the champion was `asked`, and how many it got `correct`.
+
+    All of them are asked about: the champion was trained on none.
+    """
     from pipeline import predictions
 
     export = predictions.Export(champion)
     right = total = 0
-    for batch in predictions.answer_split(export, examples, TEST):
-        pairs = zip(
-            batch.column("label").to_pylist(), batch.column("predicted").to_pylist(), strict=True
-        )
-        right += sum(label == predicted for label, predicted in pairs)
-        total += batch.num_rows
+    for split in SPLITS:
+        if not predictions.split_files(examples, split):
+            continue
+        for batch in predictions.answer_split(export, examples, split):
+            pairs = zip(
+                batch.column("label").to_pylist(),
+                batch.column("predicted").to_pylist(),
+                strict=True,
+            )
+            right += sum(label == predicted for label, predicted in pairs)
+            total += batch.num_rows
     return {"asked": total, "correct": right}
 
 

@@ -1,9 +1,12 @@
 """Every decision, yes or no, with its reasons and numbers: `retrain/ledger.jsonl` in the workdir.
 
     {"t": seconds since 1970, "kind": "decision", "due", "held", "findings", "notes", "window"}
-    {"t", "kind": "attempt", "run_id"}     a training begins
-    {"t", "kind": "outcome", "run_id", "outcome", "version", "reasons"}
+    {"t", "kind": "attempt", "run_id"}     a training begins; on a cluster also `server_run` and
+                                           `spans`, the fingerprints of its window
+    {"t", "kind": "outcome", "run_id", "outcome", "version", "reasons",
+     "forgetting": as in verdict.json}
     {"t", "kind": "quarantine", "span", "revision", "reason"}
+    {"t", "kind": "release", "span", "revision", "by", "why"}
     {"t", "kind": "unread", "span", "reason"}         a span that could not be read this time
     {"t", "kind": "monitor", "version", "reason"}     an alarm of `safelight monitor`
     {"t", "kind": "rollback"|"pin"|"unpin", "version", "by", "why"}
@@ -28,11 +31,15 @@ _FAILED = frozenset({"failed"})
 class Ledger:
     """The decisions of one workdir."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, keep: bool = True) -> None:
+        """Names the file; without `keep`, `add` writes nothing."""
         self._path = folder / FILE
+        self._keep = keep
 
     def add(self, now: float, kind: str, **fields: Any) -> None:
         """Appends a line, and waits until the disk holds it."""
+        if not self._keep:
+            return
         self._path.parent.mkdir(parents=True, exist_ok=True)
         line = json.dumps({"t": round(now, 3), "kind": kind, **fields}, ensure_ascii=False)
         with open(self._path, "ab+") as file:

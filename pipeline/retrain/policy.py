@@ -12,10 +12,14 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from pipeline.config import Retrain
+from pipeline.retrain.labels import Contradicted
 
 _DAY = 86_400.0
 # One-sided 95 % of the normal distribution: what a fall of accuracy must exceed to be no chance.
 _Z = 1.645
+# Images that lie further off than this many times what chance shows are of another kind: there the
+# champion's word against the labels counts for little.
+_STRANGE = 2.0
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,9 @@ class SpanEvidence:
       new_classes: names that the champion does not know.
       asked: images that the champion was asked about.
       correct: how many it got right.
+      moved: how far its images lie from the champion's own, in the champion's features.
+      chance: how far samples of the champion's own images lie from each other.
+      labels: what the champion says against its labels; None where it was not asked.
     """
 
     number: int
@@ -39,6 +46,9 @@ class SpanEvidence:
     new_classes: tuple[str, ...] = ()
     asked: int = 0
     correct: int = 0
+    moved: float | None = None
+    chance: float = 0.0
+    labels: Contradicted | None = None
 
 
 @dataclass(frozen=True)
@@ -120,6 +130,10 @@ def _findings(situation: Situation, champion: Champion, options: Retrain) -> Ite
     if situation.alarm:
         yield Finding("monitor", True, None, None, f"Monitoring raised an alarm: {situation.alarm}")
     yield from _amounts(situation, options)
+    if options.new_classes:
+        names = sorted({name for span in situation.new for name in span.new_classes})
+        said = f"{len(names)} new classes that the champion does not know"
+        yield _at_least("new_classes", len(names), 1, said)
     yield from _times(situation, champion, options)
     for span in situation.new:
         yield from _drift(span, options)
@@ -153,6 +167,13 @@ def _drift(span: SpanEvidence, options: Retrain) -> Iterator[Finding]:
     if options.label_drift and span.label_drift is not None:
         said = f"the classes of {name} have moved by {span.label_drift:.3f} (L-infinity)"
         yield _above("label_drift", span.label_drift, options.label_drift, said)
+    if options.embedding_drift and span.moved is not None:
+        bound = round(options.embedding_drift * span.chance, 3)
+        said = (
+            f"the content of {name} has moved by {span.moved:.3f} in the champion's features (MMD),"
+            f" where chance shows {span.chance:.3f}"
+        )
+        yield _above("embedding_drift", span.moved, bound, said)
     if options.fact_drift and span.fact_drift:
         worst = max(span.fact_drift, key=lambda fact: span.fact_drift[fact])
         value = span.fact_drift[worst]
@@ -175,6 +196,30 @@ def _accuracy(span: SpanEvidence, champion: Champion, options: Retrain) -> Itera
         f"{drop:+.3f} below its {champion.accuracy:.3f}, surely {max(0.0, surely):.3f}"
     )
     yield _above("accuracy_drop", surely, options.accuracy_drop, said)
+
+
+def doubts(span: SpanEvidence, options: Retrain) -> str:
+    """Returns why a span's labels can't be trusted; "" where they can.
+
+    Wrong labels and new content both make the champion disagree. New content also looks other in
+    its features, which takes no notice of labels; where it does, nothing is held against them.
+    """
+    found = span.labels
+    if not options.label_noise or found is None or not found.labelled or not found.usual_images:
+        return ""
+    if span.moved is not None and span.moved > _STRANGE * span.chance:
+        return ""
+    share = found.contradicted / found.labelled
+    noise = math.sqrt(_variance(share, found.labelled) + _variance(found.usual, found.usual_images))
+    surely = share - found.usual - _Z * noise
+    if surely <= options.label_noise:
+        return ""
+    return (
+        f"Its labels look wrong: on {share:.0%} of {found.labelled:,} images the champion is sure "
+        f"of another class, where {found.usual:.0%} is usual, and the images look as ever. That is "
+        f"surely {surely:.2f} more; retrain.label_noise is {options.label_noise:g}. Look at them. "
+        f"If they are right, take the span back: safelight retrain --release-span {span.number}"
+    )
 
 
 def _variance(share: float, images: int) -> float:

@@ -1,14 +1,13 @@
 """One look at the spans: what is new, what the policy says, and the training that is due.
 
 The workdir's lock is held for a whole round: two daemons, or a daemon and a person, never train
-or push at once.
+or push at once. A training on a cluster takes that lock itself, step by step: there it is held to
+decide and to record, and an attempt without an end keeps others from starting.
 """
 
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -18,13 +17,14 @@ from typing import Any
 
 from pipeline import registry
 from pipeline.config import Config, Effective
-from pipeline.errors import DataRefused, SafelightError
 from pipeline.ingest.scan import Scan, scan
-from pipeline.registry import Registry
-from pipeline.retrain import budget, policy, spans, windows
+from pipeline.registry import Registry, RunInputs
+from pipeline.retrain import budget, policy, windows
+from pipeline.retrain.arrivals import Arrivals
 from pipeline.retrain.book import Book, Record
-from pipeline.retrain.intake import EVIDENCE
+from pipeline.retrain.evidence import Evidence, of_span
 from pipeline.retrain.ledger import Ledger
+from pipeline.retrain.on_cluster import Cluster
 from pipeline.retrain.policy import Champion, Decision, Situation, SpanEvidence
 from pipeline.runners import local
 from pipeline.runners.local import Watcher
@@ -32,17 +32,22 @@ from pipeline.runs import Request, Result, RunDir, new_run_id
 from pipeline.workdir import Workdir
 
 FOLDER = "retrain"
-_INTAKE_SECONDS = 24 * 3600
+# The kind of the one event that a training on a cluster gives: it has begun.
+ON_CLUSTER = "on_cluster"
 
 
 @dataclass(frozen=True)
 class Round:
-    """What a round came to: the decision, what held it back ("" for nothing), and the run's end."""
+    """What a round came to: the decision, what held it back ("" for nothing), and the run's end.
+
+    `quarantined` has a sentence for each span that was put aside.
+    """
 
     decision: Decision
     held: str
     window: tuple[str, ...]
     waiting: tuple[str, ...]
+    quarantined: tuple[str, ...] = ()
     result: Result | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -54,8 +59,18 @@ class Round:
             "notes": list(self.decision.notes),
             "window": list(self.window),
             "waiting": list(self.waiting),
+            "quarantined": list(self.quarantined),
             "result": json.loads(self.result.to_json()) if self.result else None,
         }
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is to be done: the round so far, and the window to train on; empty for no training."""
+
+    done: Round
+    window: tuple[Record, ...]
+    book: Book
 
 
 class Rounds:
@@ -68,6 +83,9 @@ class Rounds:
         effective: Effective,
         watch: Watcher,
         clock: Callable[[], float] = time.time,
+        *,
+        cluster: Cluster | None = None,
+        scratch: Path | None = None,
     ) -> None:
         """Prepares rounds; nothing is read yet.
 
@@ -77,37 +95,75 @@ class Rounds:
           effective: the configuration of the trainings, and `retrain`.
           watch: called with each event of a training.
           clock: seconds since 1970.
+          cluster: trains there; None trains on this machine.
+          scratch: an empty folder; then rounds are only tried: nothing is trained, and nothing is
+            written elsewhere.
         """
         self.workdir = workdir
         self.root = root.expanduser().absolute()
         self.effective = effective
         self.config: Config = effective.config
         self.folder = workdir.root / FOLDER
-        self.ledger = Ledger(self.folder)
+        self.ledger = Ledger(self.folder, keep=scratch is None)
         self._watch = watch
         self._clock = clock
+        self._cluster = cluster
+        self._scratch = None if scratch is None else Workdir(scratch)
+        self._quarantined: list[str] = []
+        self._unread: set[int] = set()
 
-    def round(
-        self, lock: int, *, dry_run: bool = False, asked_for: str = "", log_to_screen: bool = False
-    ) -> Round:
-        """Looks, decides, and trains where a training is due and nothing holds it back.
+    def go(self, *, wait: bool = False, asked_for: str = "", log_to_screen: bool = False) -> Round:
+        """Makes one round, with the workdir's lock where that is needed.
 
         Args:
-          lock: the workdir's, held by the caller.
-          dry_run: decide and say so, but train and record nothing.
+          wait: for the workdir, where somebody else holds it.
           asked_for: an operator's reason to train now.
           log_to_screen: what TensorFlow and TFX print goes to standard error.
 
         Raises:
-          SafelightError: the spans or the registry can't be read.
+          Busy: somebody else holds the workdir.
+          SafelightError: the spans or the registry can't be read, or the training can't begin.
         """
-        book = Book(self.folder)
-        self._close_attempts(book)
+        if self._scratch is not None:
+            return self._decide(asked_for).done
+        cluster = self._cluster
+        if cluster is None:
+            with self.workdir.lock(wait) as lock:
+                return self.round(lock, asked_for=asked_for, log_to_screen=log_to_screen)
+        with self.workdir.lock(wait):
+            plan = self._decide(asked_for)
+            if not plan.window:
+                return plan.done
+            server_run = self._start(cluster, plan.window)
+        self._watch({"kind": ON_CLUSTER, "run": server_run})
+        result = cluster.follow(server_run)
+        with self.workdir.lock(wait=True):
+            self._close(Book(self.folder), result, plan.window, server_run)
+        return replace(plan.done, result=result)
+
+    def round(self, lock: int, *, asked_for: str = "", log_to_screen: bool = False) -> Round:
+        """Looks, decides, and trains here where a training is due and nothing holds it back.
+
+        Args:
+          lock: the workdir's, held by the caller.
+          asked_for: as in `go`.
+          log_to_screen: as in `go`.
+        """
+        plan = self._decide(asked_for)
+        if not plan.window or self._scratch is not None:
+            return plan.done
+        return replace(plan.done, result=self._train(plan, lock, log_to_screen))
+
+    def _decide(self, asked_for: str) -> _Plan:
+        self._quarantined, self._unread = [], set()
+        book = Book(self.folder, keep=self._scratch is None)
+        running = self._close_attempts(book)
         waiting = self._take(book)
-        serving = registry.open(self.workdir.serving(self.config.push.model_name))
+        models = registry.read if self._scratch is not None else registry.open
+        serving = models(self.workdir.serving(self.config.push.model_name))
         evidence = self._evidence(book, serving)
         now = self._clock()
-        usable = book.usable()
+        usable = [one for one in book.usable() if one.number not in self._unread]
         decision = policy.decide(
             Situation(
                 now=now,
@@ -122,14 +178,11 @@ class Rounds:
             self.config.retrain,
         )
         window = windows.resolve(usable, self.config.retrain) if decision.due else []
-        held = self._held(serving, now, asked_for) if decision.due else ""
-        done = Round(decision, held, tuple(one.name for one in window), tuple(waiting))
-        if dry_run:
-            return done
+        held = (running or self._held(serving, now, asked_for)) if decision.due else ""
+        names = tuple(one.name for one in window)
+        done = Round(decision, held, names, tuple(waiting), tuple(self._quarantined))
         self.ledger.add(now, "decision", **{**decision.to_dict(), **_brief(done)})
-        if not decision.due or held:
-            return done
-        return replace(done, result=self._train(book, window, decision, lock, log_to_screen))
+        return _Plan(done, () if held else tuple(window), book)
 
     def _held(self, serving: Registry, now: float, asked_for: str) -> str:
         if serving.pinned is not None:
@@ -140,47 +193,15 @@ class Rounds:
 
     def _take(self, book: Book) -> list[str]:
         """Takes every complete span into the book; returns what is said of the others."""
-        waiting = []
-        for span in spans.find(self.root, self.config.retrain.pattern):
-            try:
-                found = scan(str(span.path), self.config.ingest)
-                complete = self._complete(book, span, found)
-            except DataRefused as error:
-                # Half a span may look like none: it is refused once it is complete.
-                if spans.marked(span) or self._settled(book, span, f"refused: {error}"):
-                    self._quarantine_unread(book, span, str(error))
-                else:
-                    waiting.append(f"{span.name}: {error}")
-                continue
-            except FileNotFoundError:
-                continue  # deleted while it was looked at
-            if complete:
-                book.take(span.number, span.path, found.to_dict(), self._clock())
-            else:
-                waiting.append(f"{span.name} is not complete yet")
-        return waiting
 
-    def _complete(self, book: Book, span: spans.Span, found: Scan) -> bool:
-        return spans.marked(span) or self._settled(book, span, found.fingerprint)
+        def put_aside(record: Record, reason: str) -> None:
+            self._quarantine(book, record, reason)
 
-    def _settled(self, book: Book, span: spans.Span, fingerprint: str) -> bool:
-        seconds = self.config.retrain.settle_minutes * 60
-        now = self._clock()
-        if now - spans.last_change(span) >= 0 and now - spans.last_change(span) >= seconds:
-            return True
-        return book.settled(span.number, fingerprint, now, seconds)
-
-    def _quarantine_unread(self, book: Book, span: spans.Span, reason: str) -> None:
-        known = [one for one in book.latest() if one.number == span.number]
-        mark = f"refused: {reason}"
-        if known and known[-1].reason == mark:
-            return
-        facts = {"fingerprint": mark, "files": 0, "bytes": 0}
-        record = book.take(span.number, span.path, facts, self._clock())
-        self._quarantine(book, record, mark)
+        return Arrivals(self.root, self.config, book, put_aside, self._clock).take()
 
     def _quarantine(self, book: Book, record: Record, reason: str) -> None:
         book.quarantine(record, reason)
+        self._quarantined.append(f"Span {record.number} is put aside: {reason}")
         self.ledger.add(
             self._clock(),
             "quarantine",
@@ -197,56 +218,26 @@ class Rounds:
             return []
         if champion is None:
             return [SpanEvidence(one.number, one.images) for one in new]
-        found = self._look(new, champion.run_id)
+        place = self._scratch or self.workdir
+        run = RunDir(self.workdir.runs / champion.run_id)
+        looked = Evidence(self.folder, place, run, self.config)
+        found = looked.of(new, lambda missing: self._request(missing, new_run_id(), None))
         evidence = []
         for record in new:
-            facts = found.get(record.name, {"failed": "it was not looked at"})
+            facts = found[record.name]
             if "refused" in facts:
                 self._quarantine(book, record, facts["refused"])
             elif "failed" in facts:
+                self._unread.add(record.number)
                 self.ledger.add(self._clock(), "unread", span=record.number, reason=facts["failed"])
             else:
-                evidence.append(_evidence_of(record, facts))
+                seen = of_span(record, facts)
+                doubt = "" if record.released else policy.doubts(seen, self.config.retrain)
+                if doubt:
+                    self._quarantine(book, record, doubt)
+                else:
+                    evidence.append(seen)
         return evidence
-
-    def _look(self, new: Sequence[Record], champion_run: str) -> dict[str, Any]:
-        """Runs the intake of spans that it has not looked at with this champion."""
-        known: dict[str, Any] = {}
-        for record in new:
-            file = self._evidence_file(record, champion_run)
-            if file.is_file():
-                known[record.name] = json.loads(file.read_text(encoding="utf-8"))
-        missing = [record for record in new if record.name not in known]
-        if not missing:
-            return known
-        request = self._request(missing, new_run_id(), None)
-        request = replace(request, inputs={**request.inputs, "champion_run": champion_run})
-        run = RunDir(self.folder / "intake" / request.run_id)
-        run.write_request(request)
-        with open(run.log, "ab") as log:
-            subprocess.run(
-                [sys.executable, "-m", "pipeline.retrain.intake", self.workdir.root, run.root],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                timeout=_INTAKE_SECONDS,
-                check=False,
-            )
-        file = run.root / EVIDENCE
-        found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-        for record in missing:
-            facts = found.get(record.name)
-            if facts is None:
-                raise SafelightError(
-                    f"The new spans could not be read; {run.log} has the last words of the "
-                    "process that tried. Run the same command again."
-                )
-            if "failed" not in facts:
-                file = self._evidence_file(record, champion_run)
-                file.parent.mkdir(parents=True, exist_ok=True)
-                file.write_text(json.dumps(facts), encoding="utf-8")
-            known[record.name] = facts
-        return known
 
     def _champion(self, serving: Registry) -> Champion | None:
         entry = serving.champion()
@@ -272,33 +263,33 @@ class Rounds:
                 alarm = ""
         return alarm
 
-    def _evidence_file(self, record: Record, champion_run: str) -> Path:
-        return self.folder / "evidence" / f"{record.fingerprint[:32]}-{champion_run}.json"
-
     def _request(
         self, window: Sequence[Record], run_id: str, golden: Scan | None, by: str = ""
     ) -> Request:
         whole = windows.scan_of(str(self.root), window, golden)
-        asked = local.request(self.workdir, self.effective, whole, run_id)
+        if self._scratch is None:
+            asked = local.request(self.workdir, self.effective, whole, run_id)
+        else:
+            asked = local.request(self._scratch, self.effective, whole, run_id, self._as_served)
         listed = [one.to_dict() for one in windows.members(window, golden)]
         lineage = {**asked.lineage, "by": by} if by else asked.lineage
         return replace(asked, spans=listed, lineage=lineage)
 
-    def _train(
-        self,
-        book: Book,
-        window: Sequence[Record],
-        decision: Decision,
-        lock: int,
-        log_to_screen: bool,
-    ) -> Result:
-        golden = self.config.retrain.golden
-        golden_scan = scan(golden, self.config.ingest) if golden else None
+    def _as_served(self, _: Registry) -> RunInputs:
+        """Returns what any run on new data is given, from the registry as it stands."""
+        serving = registry.read(self.workdir.serving(self.config.push.model_name))
+        return serving.resolve_inputs("", "", "")
+
+    def _train(self, plan: _Plan, lock: int, log_to_screen: bool) -> Result:
         run_id = new_run_id()
-        by = f"safelight retrain: {decision.reasons[0]}"
-        request = self._request(window, run_id, golden_scan, by)
+        by = f"safelight retrain: {plan.done.decision.reasons[0]}"
+        golden = self._golden()
+        whole = windows.scan_of(str(self.root), plan.window, golden)
+        local.check(self.workdir, self.effective, whole)
+        request = self._request(plan.window, run_id, golden, by)
         run = RunDir(self.workdir.runs / run_id)
         run.write_request(request)
+        local.keep_own_model(run, request.config["train"]["model"])
         self.ledger.add(self._clock(), "attempt", run_id=run_id)
         try:
             result = local.execute(self.workdir, run, lock, self._watch, log_to_screen)
@@ -306,23 +297,56 @@ class Rounds:
             # Whoever stops a training does not want the pause that a failure brings.
             self.ledger.add(self._clock(), "outcome", run_id=run_id, outcome="stopped")
             raise
-        self._close(book, result, window)
+        self._close(plan.book, result, plan.window, run_id)
         return result
 
-    def _close_attempts(self, book: Book) -> None:
-        """Ends the attempts of a process that died behind their end and before its record."""
-        ended = {one["run_id"] for one in self.ledger.read() if one["kind"] == "outcome"}
-        for entry in list(self.ledger.read()):
+    def _golden(self) -> Scan | None:
+        golden = self.config.retrain.golden
+        return scan(golden, self.config.ingest) if golden else None
+
+    def _start(self, cluster: Cluster, window: Sequence[Record]) -> str:
+        listed = [one.to_dict() for one in windows.members(window, self._golden())]
+        server_run = cluster.start(self.root, listed)
+        self.ledger.add(
+            self._clock(),
+            "attempt",
+            run_id=server_run,
+            server_run=server_run,
+            spans=[one.fingerprint for one in window],
+        )
+        return server_run
+
+    def _close_attempts(self, book: Book) -> str:
+        """Ends the attempts of a process that died behind their end and before its record.
+
+        Returns:
+          What is said of a run that still goes on, on a cluster; "" without one.
+        """
+        lines = list(self.ledger.read())
+        ended = {one["run_id"] for one in lines if one["kind"] == "outcome"}
+        for entry in lines:
             if entry["kind"] != "attempt" or entry["run_id"] in ended:
                 continue
-            run = RunDir(self.workdir.runs / entry["run_id"])
-            result = run.read_result() if run.request.is_file() else None
+            result, fingerprints = self._end_of(entry)
             if result is not None:
-                fingerprints = {one["fingerprint"] for one in run.read_request().spans}
                 window = [one for one in book.latest() if one.fingerprint in fingerprints]
-                self._close(book, result, window)
+                self._close(book, result, window, entry["run_id"])
+            elif "server_run" in entry and self._cluster is not None:
+                return f"Run {entry['server_run']} goes on, on the cluster."
+        return ""
 
-    def _close(self, book: Book, result: Result, window: Sequence[Record]) -> None:
+    def _end_of(self, attempt: dict[str, Any]) -> tuple[Result | None, set[str]]:
+        """Returns how an attempt ended, None where that isn't known, and its window."""
+        if "server_run" in attempt:
+            cluster = self._cluster
+            found = cluster.ended(attempt["server_run"]) if cluster is not None else None
+            return found, set(attempt["spans"])
+        run = RunDir(self.workdir.runs / attempt["run_id"])
+        if not run.request.is_file():
+            return None, set()
+        return run.read_result(), {one["fingerprint"] for one in run.read_request().spans}
+
+    def _close(self, book: Book, result: Result, window: Sequence[Record], attempt: str) -> None:
         """Records how a training ended, and what that means for its spans."""
         if result.outcome == "invalid_data":
             reason = result.reasons[0] if result.reasons else "validation refused the data"
@@ -334,27 +358,26 @@ class Rounds:
         self.ledger.add(
             self._clock(),
             "outcome",
-            run_id=result.run_id,
+            run_id=attempt,
             outcome=result.outcome,
             version=result.version,
             reasons=result.reasons,
+            forgetting=_forgetting(RunDir(self.workdir.runs / result.run_id)),
         )
+
+
+def _forgetting(run: RunDir) -> list[dict[str, Any]]:
+    """Returns what the run's verdict tells of older spans, if it came to one."""
+    blessing = run.read_artifacts().get("BlessingGate", {}).get("blessing")
+    file = None if blessing is None else Path(blessing) / "verdict.json"
+    if file is None or not file.is_file():
+        return []
+    found: list[dict[str, Any]] = json.loads(file.read_text("utf-8")).get("forgetting", [])
+    return found
 
 
 def _brief(done: Round) -> dict[str, Any]:
     return {"held": done.held, "window": list(done.window), "waiting": list(done.waiting)}
-
-
-def _evidence_of(record: Record, facts: dict[str, Any]) -> SpanEvidence:
-    return SpanEvidence(
-        number=record.number,
-        images=facts["images"],
-        label_drift=facts.get("label_drift"),
-        fact_drift=facts.get("fact_drift", {}),
-        new_classes=tuple(facts.get("new_classes", ())),
-        asked=facts.get("asked", 0),
-        correct=facts.get("correct", 0),
-    )
 
 
 def _scheduled(cron: str, now: float) -> float | None:

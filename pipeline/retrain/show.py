@@ -44,6 +44,8 @@ def described(line: dict[str, Any]) -> tuple[str, str]:
         return line["outcome"], " ".join([version, *line.get("reasons", [])[:1]]).strip()
     if kind == "quarantine":
         return kind, f"span {line['span']}, revision {line['revision']}: {line['reason']}"
+    if kind == "release":
+        return kind, f"span {line['span']} by {line['by']}: {line['why']}"
     if kind in ("rollback", "pin", "unpin"):
         return kind, f"version {line['version']} by {line['by']}: {line['why']}"
     return kind, str(line.get("run_id") or line.get("reason", ""))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -67,6 +67,23 @@ def members(window: Sequence[Record], golden: Scan | None) -> list[Member]:
 def scan_of(root: str, window: Sequence[Record], golden: Scan | None) -> Scan:
     """Returns one scan for the whole window, whose fingerprint is that of the explicit list."""
     scans = [Scan.from_dict(record.scan) for record in window]
+    return joined(root, scans, golden, [one.to_dict() for one in members(window, golden)])
+
+
+def joined(
+    root: str,
+    scans: Sequence[Scan],
+    golden: Scan | None,
+    listed: Sequence[Mapping[str, Any]],
+) -> Scan:
+    """Returns one scan for a window.
+
+    Args:
+      root: the folder that the spans lie in.
+      scans: of the spans that train, the newest last.
+      golden: of the golden set, if there is one.
+      listed: the window, as a run's request has it; its fingerprint is the window's.
+    """
     everything = [*scans, *([golden] if golden else [])]
     newest = scans[-1]
     per_class: dict[str, int] = {}
@@ -79,6 +96,6 @@ def scan_of(root: str, window: Sequence[Record], golden: Scan | None) -> Scan:
         "per_class": dict(sorted(per_class.items())),
         "files": sum(one.files for one in everything),
         "bytes": sum(one.bytes for one in everything),
-        "fingerprint": fingerprint.of_value([one.to_dict() for one in members(window, golden)]),
+        "fingerprint": fingerprint.of_value([dict(one) for one in listed]),
     }
     return Scan.from_dict(values)

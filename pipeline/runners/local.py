@@ -14,10 +14,13 @@ from dataclasses import replace
 from typing import Any
 
 from pipeline import events, hardware, heads, lineage, own_model, presets, registry, runs, search
+from pipeline.blessing import calibration, intact
 from pipeline.config import Config, Effective, Section
+from pipeline.config.weights import check_classes
 from pipeline.errors import ConfigError, SafelightError
 from pipeline.ingest.scan import Scan
 from pipeline.registry import Registry, RunInputs
+from pipeline.runners import layers
 from pipeline.runs import Request, Result, RunDir
 from pipeline.workdir import Workdir
 
@@ -38,14 +41,24 @@ def prepare(workdir: Workdir, effective: Effective, scan: Scan) -> RunDir:
       SafelightError: there is too little disk for the job, or no such devices as train.strategy
         asks for.
     """
-    _check_disk(workdir, scan)
-    hardware.check(effective.config.train)
+    check(workdir, effective, scan)
     run_id = runs.new_run_id()
     run = RunDir(workdir.runs / run_id)
     asked = request(workdir, effective, scan, run_id)
     run.write_request(asked)
     keep_own_model(run, asked.config["train"]["model"])
     return run
+
+
+def check(workdir: Workdir, effective: Effective, scan: Scan) -> None:
+    """Checks that this machine has what a run of `scan`'s data takes.
+
+    Raises:
+      SafelightError: there is too little disk for the job, or no such devices as train.strategy
+        asks for.
+    """
+    _check_disk(workdir, scan)
+    hardware.check(effective.config.train)
 
 
 def keep_own_model(run: RunDir, name: str) -> None:
@@ -78,8 +91,13 @@ def request(
         inputs = judged_by(models)
     else:
         inputs = models.resolve_inputs(of_run["data"], of_run["config"], of_run["code"])
+    if scan.classes is not None:  # of TFRecords only the records know them: Trainer asks again
+        check_classes(config.train, {*scan.classes, *inputs.known_classes})
+    layers.check(config.train, workdir.cache)
     champion = models.champion()
     published = champion is not None and of_run == {key: getattr(champion, key) for key in of_run}
+    if not published:  # else everything is in the cache, the comparison too
+        intact.check(inputs.champion_uri)
     return Request(
         run_id=run_id,
         created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -109,6 +127,8 @@ def resolve(config: Config, scan: Scan) -> tuple[Config, list[str]]:
         train.strategy asks for can't share a batch.
     """
     heads.check_form(config, scan.form)
+    if config.calibration.target_precision is not None:
+        calibration.refuse_unknown(scan.classes or ())
     size: int | None = config.transform.image_size
     channels: int | None = config.transform.channels
     if size is None or channels is None:

@@ -54,6 +54,7 @@ class NodeRunner:
             checkpoints=str(workdir.checkpoints),
             serving_dir=str(workdir.serving(config.push.model_name)),
         )
+        self.config = config
         # Trainer's child takes the accelerators; nothing in this process may.
         tf.config.set_visible_devices([], "GPU")
         self._connection = connection_config(config.metadata.url, workdir.metadata)

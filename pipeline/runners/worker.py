@@ -96,6 +96,8 @@ class Execution:
         if name == "Pusher":
             self.pushed = done.properties
         self._ended(name, "cached" if done.cached else "complete", time.monotonic() - started)
+        if not done.cached:
+            _start_ahead(name, runner.config)
 
     def _ended(self, name: str, state: Any, seconds: float) -> None:
         stage = Stage(name=name, seconds=round(seconds, 2), state=state)
@@ -136,6 +138,7 @@ class Execution:
             quarantined=summary.get("quarantined", 0),
             pushed_to=pushed_to,
             version=version,
+            exports=self._read("VariantPusher", "exports", "exports.json").get("exports", {}),
         )
 
     def _read(self, node: str, output: str, name: str) -> dict[str, Any]:
@@ -144,6 +147,19 @@ class Execution:
             return {}
         loaded: dict[str, Any] = json.loads((Path(uri) / name).read_text())
         return loaded
+
+
+def _start_ahead(done: str, config: Config) -> None:
+    """Starts what a later node will need: its imports then take the core that Beam leaves idle.
+
+    A node that ran makes those behind it run too; one from the cache says nothing of them.
+    """
+    from pipeline import serving_child, train
+
+    if done == "Trainer":
+        serving_child.ahead()
+    elif done == ("ImageExampleGen" if config.tune.algorithm == "off" else "Tuner"):
+        train.ahead(config.train)
 
 
 def _outcome(known: SafelightError | None) -> Outcome:

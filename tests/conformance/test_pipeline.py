@@ -133,6 +133,27 @@ def test_the_pages_get_metrics_and_report(whole):
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
+def test_the_steps_that_are_off_by_default(tmp_path):
+    """Their artifacts are for the report too, and variants stand beside what was pushed."""
+    volume = tmp_path / "volume"
+    made.class_folders(volume / "data", COUNTS)
+    package = compiled(
+        volume, "robustness.images=30", "explain.images=2", "variants.names=['tflite-float16']"
+    )
+    run = Server(tmp_path / "server").run(package, {"data": str(volume / "data")})
+    assert run.state == "SUCCEEDED", failed(run)
+    result = printed(run)
+    assert result["outcome"] == "pushed"
+    kept = run_dir(volume, result).read_artifacts()
+    expected = {"Robustness", "Explainer", "VariantMaker", "VariantPusher"}
+    assert expected <= kept.keys()
+    for variant, place in result["exports"].items():
+        assert Path(place).is_dir(), variant
+    assert (volume / "workdir/exports").is_dir() == bool(result["exports"])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_the_second_run_is_cached_and_pushes_nothing(whole):
     volume, server, package, first = whole
     assert first.state == "SUCCEEDED", failed(first)

@@ -162,3 +162,40 @@ def test_a_daemon_trains_on_a_span_that_arrives_and_stops(place, tmp_path):
         if running.poll() is None:
             kill_all(running)
     assert served(workdir) == [1]
+
+
+@pytest.mark.slow
+def test_a_golden_set_judges_and_both_starts_are_tried(tmp_path):
+    data, workdir, golden = tmp_path / "data", tmp_path / "work", tmp_path / "golden"
+    span(data, 1, first=0)
+    for label in made.HUES:
+        (golden / label).mkdir(parents=True)
+        for index in range(900, 910):
+            made.picture(label, index).save(golden / label / f"{index}.png")
+    options = ("--set", f"retrain.golden={golden}", "--set", "retrain.start=both")
+    first = retrain(data, workdir, *options)
+    assert first.code == 0, first.stderr
+    span(data, 2, first=100)
+    second = retrain(data, workdir, *options)
+    assert second.code in (0, 3), second.stderr
+    run = workdir / "runs" / second.result["result"]["run_id"]
+    assert [one["name"] for one in json.loads((run / "run.json").read_text())["spans"]] == [
+        "span-1-r1",
+        "span-2-r1",
+        "golden",
+    ]
+    where = json.loads((run / "artifacts.json").read_text())
+    report = Path(where["ImageExampleGen"]["ingest_report"])
+    summary = json.loads((report / "summary.json").read_text())
+    spans = {one["name"]: one["examples"] for one in summary["spans"]}
+    # All of the golden set judges, and none of it trains.
+    newest, gold = spans["span-2-r1"], spans["golden"]
+    assert summary["examples"]["test"] == newest["test"] + sum(gold.values()) == newest["test"] + 40
+    assert summary["examples"]["train"] == newest["train"] + spans["span-1-r1"]["train"]
+    history = Path(where["Trainer"]["model_run"]) / "history.json"
+    assert json.loads(history.read_text())["starts"]["chosen"] in ("warm", "cold")
+    verdict = json.loads((Path(where["BlessingGate"]["blessing"]) / "verdict.json").read_text())
+    [older] = verdict["forgetting"]
+    assert (older["span"], older["images"]) == ("span-1-r1", spans["span-1-r1"]["test"])
+    lines = [json.loads(line) for line in (workdir / "retrain" / "ledger.jsonl").open()]
+    assert [one["forgetting"] for one in lines if one["kind"] == "outcome"] == [[], [older]]

@@ -13,7 +13,7 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -28,6 +28,7 @@ from pipeline import console, registry, rollback
 from pipeline.config import Monitor
 from pipeline.errors import SafelightError, UsageError
 from pipeline.features import FLOAT_FACTS, TRAIN
+from pipeline.monitor import requests
 from pipeline.retrain.ledger import Ledger
 from pipeline.retrain.rounds import FOLDER
 from pipeline.runs import RunDir
@@ -92,7 +93,8 @@ def command(
     """Prints what the logs show, records alarms in the ledger, and returns the exit code 0.
 
     Args:
-      logs: files of JSON lines, as pipeline/request_log.py writes them.
+      logs: files of JSON lines, as pipeline/request_log.py writes them, or TFRecords of
+        tensorflow_serving's PredictionLog.
       workdir: with the model that answered.
       model: its name, where there are several.
       manifest: a CSV file to write with the images most worth labelling.
@@ -110,7 +112,7 @@ def command(
     champion = registry.read(root).champion()
     if champion is None:
         raise UsageError(f"Nothing is served from {root} yet: there is nothing to watch.")
-    entries, skipped = _entries(logs, {champion.version, champion.restores, None}, root.name)
+    entries, skipped = requests.read(logs, {champion.version, champion.restores, None}, root.name)
     reference = baseline(place, champion.run_id)
     found = watch(entries, reference, champion.version, options, skipped)
     if manifest is not None:
@@ -140,7 +142,7 @@ def watch(
     """Compares logged requests with what the model was trained and judged on.
 
     Args:
-      entries: lines of the request log.
+      entries: of `requests.read`.
       reference: from `baseline`.
       version: that answered.
       options: bounds.
@@ -179,7 +181,7 @@ def watch(
 
 
 def seen(entries: Iterable[dict[str, Any]]) -> Seen:
-    """Returns what lines of the request log tell."""
+    """Returns what the entries of request logs tell."""
     listed = list(entries)
     return Seen(
         facts={
@@ -216,7 +218,7 @@ def baseline(workdir: Workdir, run_id: str) -> Seen:
     table = table.filter([split == TRAIN for split in table["split"].to_pylist()])
     return Seen(
         facts={name: table[name].to_numpy().astype(np.float64) for name in FLOAT_FACTS},
-        predicted=Counter(answered.predicted),
+        predicted=Counter(answered.said),
         scores=answered.probabilities.max(axis=1).astype(np.float64),
     )
 
@@ -285,42 +287,6 @@ def _entropy(shares: Floats) -> float:
 def _figure(name: str, value: float, bound: float, said: str) -> Figure:
     text = f"{said[0].upper()}{said[1:]}: {value:.3f}, the bound is {bound:g}."
     return Figure(name, value, bound, value > bound, text)
-
-
-def _entries(
-    logs: Sequence[Path], wanted: set[int | None], model: str
-) -> tuple[list[dict[str, Any]], int]:
-    """Returns the lines of these versions, and how many others and damaged ones there are."""
-    found: list[dict[str, Any]] = []
-    skipped = 0
-    for log in logs:
-        for entry in _lines(log):
-            whole = entry is not None and {"facts", "label", "score", "probabilities"} <= set(entry)
-            if whole and entry and entry.get("version") in wanted and entry.get("model") == model:
-                found.append(entry)
-            else:
-                skipped += 1
-    if not found:
-        raise UsageError(
-            f"The logs hold no request to the model {model!r} in the version that is served "
-            f"({skipped} other lines). Expected what RequestLog or `safelight request --log` wrote."
-        )
-    return found, skipped
-
-
-def _lines(log: Path) -> Iterator[dict[str, Any] | None]:
-    try:
-        with open(log, encoding="utf-8") as file:
-            for line in file:
-                try:
-                    entry = json.loads(line)
-                except ValueError:
-                    entry = None
-                yield entry if isinstance(entry, dict) else None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(
-            f"The log {log} can't be read ({error}); expected a file of JSON lines."
-        ) from None
 
 
 def _show(found: Watched) -> None:

@@ -10,71 +10,26 @@ Only the holder of the workdir may `open` a registry, because that repairs it; a
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline import events, versions
+from pipeline import versions
 from pipeline.errors import NotBlessed, SafelightError, UsageError, bounded
 from pipeline.features import MODEL_FACTS
+from pipeline.registry import repair
+from pipeline.registry.entries import Origin, Pin, RunInputs, live
+from pipeline.registry.repair import FILE
 from pipeline.versions import Entry
 
+__all__ = ["FILE", "FORMAT", "Origin", "Pin", "Registry", "RunInputs", "open", "read"]
+
 FORMAT = 1
-FILE = "registry.json"
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Where a model that is to be published comes from.
-
-    `data`, `config` and `code` are the fingerprints of its run; `known_classes`, `known_columns`
-    and `champion` (a version) are what that run was given.
-    """
-
-    by: str
-    why: str
-    run_id: str
-    data: str
-    config: str
-    code: str
-    known_classes: tuple[str, ...] = ()
-    champion: int | None = None
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    model_uri: str = ""
-    known_columns: Mapping[str, list[str]] = field(default_factory=dict)
-
-    def inputs(self) -> dict[str, Any]:
-        """Returns what the run was given, as its entry records it."""
-        given = {"known_classes": list(self.known_classes), "champion": self.champion}
-        return {**given, **({"known_columns": self.known_columns} if self.known_columns else {})}
-
-
-@dataclass(frozen=True)
-class Pin:
-    """Why the version that is served may not be replaced, since when (UTC) and by whom."""
-
-    version: int
-    by: str
-    why: str
-    since: str
-
-
-@dataclass(frozen=True)
-class RunInputs:
-    """What a run is given: class names whose order it keeps, and the version to beat.
-
-    `champion_uri` is the directory of that version, "" where there is none. `known_columns` has
-    the classes of a manifest's further columns, which the class heads of train.heads learn.
-    """
-
-    known_classes: tuple[str, ...] = ()
-    champion_version: int | None = None
-    champion_uri: str = ""
-    known_columns: Mapping[str, list[str]] = field(default_factory=dict)
 
 
 class Registry:
@@ -191,13 +146,13 @@ class Registry:
         if self.current is None:
             raise UsageError(f"Nothing is served from {self.root} yet: there is nothing to pin.")
         self.pinned = Pin(self.current, by, why, _now())
-        self._write(intent=None)
+        self.write()
         return self.pinned
 
     def unpin(self) -> Pin | None:
         """Takes the pin away, and returns it; None where there was none."""
         pinned, self.pinned = self.pinned, None
-        self._write(intent=None)
+        self.write()
         return pinned
 
     def _check_pin(self) -> None:
@@ -238,22 +193,29 @@ class Registry:
 
     def _place(self, source: Path, entry: Entry) -> None:
         """Copies the model to its version directory and commits the entry."""
-        self._write(intent={"version": entry.version, "source": str(source)})
         incoming = self.root / f".{entry.version}.incoming"
         try:
+            self.write(intent={"version": entry.version, "source": str(source)})
             versions.copy(source, incoming)
             versions.write_json(incoming / "assets.extra" / versions.PUBLISHED, asdict(entry))
             os.rename(incoming, self.path(entry.version))
         except OSError as error:
             shutil.rmtree(incoming, ignore_errors=True)
-            self._write(intent=None)
+            with contextlib.suppress(OSError):  # a full disk: the next `open` drops the intent
+                self.write()
             raise SafelightError(
                 f"Version {entry.version} could not be published to {self.root}: {error}. "
                 f"What is served has not changed. Free some space or mend the folder's "
                 "permissions, and run the same command again."
             ) from error
-        versions.sync(self.root)
-        self._commit(entry)
+        try:
+            versions.sync(self.root)
+            self.commit(entry)
+        except OSError as error:
+            raise SafelightError(
+                f"Version {entry.version} stands in {self.root} and is served, but {FILE} could "
+                f"not be written ({error}). Free some space: the next command puts it right."
+            ) from error
 
     def _entry(self, source: Path, origin: Origin) -> Entry:
         facts = versions.read_object(source / "assets.extra" / MODEL_FACTS)
@@ -280,13 +242,15 @@ class Registry:
             status="live",
         )
 
-    def _commit(self, entry: Entry) -> None:
+    def commit(self, entry: Entry) -> None:
+        """Makes an entry, whose model stands in its place, the one that is served."""
         known = [one for one in self.entries if one.version != entry.version]
-        self.entries = _live([*known, entry], entry.version)
+        self.entries = live([*known, entry], entry.version)
         self.current = entry.version
-        self._write(intent=None)
+        self.write()
 
-    def _write(self, intent: Mapping[str, Any] | None) -> None:
+    def write(self, intent: Mapping[str, Any] | None = None) -> None:
+        """Replaces registry.json; `intent` is the push that is about to be made."""
         content = {
             "format": FORMAT,
             "model": self.root.name,
@@ -312,13 +276,17 @@ def open(root: Path) -> Registry:
         return Registry(root, [], None)
     content = _read_content(root)
     if content is None and ((root / FILE).exists() or versions.models(root)):
-        return _rebuild(root)
+        kept = repair.put_aside(root)
+        repair.remove_incoming(root)
+        registry = read(root)
+        repair.rebuilt(registry, kept)
+        return registry
     registry = _parsed(root, content)
     intent = content["intent"] if content else None
     if intent is not None:
-        _finish(registry, intent["version"])
-    _remove_incoming(root)
-    _agree(registry)
+        repair.finish(registry, intent["version"])
+    repair.remove_incoming(root)
+    repair.agree(registry)
     return registry
 
 
@@ -332,78 +300,8 @@ def read(root: Path) -> Registry:
     if content is None:
         found = [versions.recovered(root, version) for version in sorted(versions.models(root))]
         last = found[-1].version if found else None
-        return Registry(root, _live(found, last), last)
+        return Registry(root, live(found, last), last)
     return _parsed(root, content)
-
-
-def _finish(registry: Registry, version: int) -> None:
-    """Commits a push whose model stands in its place; drops one whose model does not."""
-    if version in versions.models(registry.root):
-        registry._commit(versions.recovered(registry.root, version))
-    else:
-        registry._write(intent=None)
-
-
-def _agree(registry: Registry) -> None:
-    """Makes `current` what TF Serving serves: the highest version that is there."""
-    models = set(versions.models(registry.root))
-    known = {entry.version for entry in registry.entries}
-    strange = sorted(models - known)
-    highest = max(models, default=None)
-    if highest == registry.current and not strange:
-        return
-    for version in strange:
-        registry.entries.append(versions.recovered(registry.root, version))
-    registry.entries.sort(key=lambda entry: entry.version)
-    events.warn(
-        f"{registry.root / FILE} did not agree with the version directories beside it: it said "
-        f"version {registry.current} is served, and the highest there is {highest}. "
-        "It follows the directories now."
-    )
-    _make_current(registry, highest)
-
-
-def _rebuild(root: Path) -> Registry:
-    damaged = root / FILE
-    kept = ""
-    if damaged.exists():
-        os.replace(damaged, root / f"{FILE}.damaged")
-        kept = f" The old file is kept as {FILE}.damaged."
-    _remove_incoming(root)
-    registry = read(root)
-    _make_current(registry, registry.current)
-    events.warn(
-        f"{damaged} was missing or damaged. It was rebuilt from the version directories beside "
-        f"it: {len(registry.entries)} found, version {registry.current} is served. A pin, if there "
-        f"was one, is lost.{kept}"
-    )
-    return registry
-
-
-def _make_current(registry: Registry, version: int | None) -> None:
-    registry.current = version
-    registry.entries = _live(registry.entries, version)
-    registry._write(intent=None)
-
-
-def _live(entries: list[Entry], version: int | None) -> list[Entry]:
-    return [
-        replace(entry, status="live") if entry.version == version else entry
-        for entry in _retired(entries)
-    ]
-
-
-def _retired(entries: list[Entry]) -> list[Entry]:
-    """Returns the entries as none of them is served; what another rolled back is marked so."""
-    bad = {entry.rolls_back for entry in entries}
-    return [
-        replace(entry, status="rolled_back")
-        if entry.version in bad
-        else replace(entry, status="retired")
-        if entry.status == "live"
-        else entry
-        for entry in entries
-    ]
 
 
 def _parsed(root: Path, content: Mapping[str, Any] | None) -> Registry:
@@ -440,8 +338,3 @@ def _read_content(root: Path) -> dict[str, Any] | None:
         return None
     known = {entry.version for entry in entries} | {None}
     return content if written == FORMAT and current in known else None
-
-
-def _remove_incoming(root: Path) -> None:
-    for path in root.glob(".*.incoming"):
-        shutil.rmtree(path)

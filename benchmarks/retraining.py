@@ -1,0 +1,210 @@
+"""Twenty spans of changing data, and three ways to keep a model fresh on them.
+
+    python -m benchmarks.retraining DATA --workdir WORK [--spans N]
+    python -m benchmarks.retraining --digits --workdir WORK
+
+DATA is a folder of class folders, or has train/ and test/ with class folders (CIFAR-10 or
+Fashion-MNIST as images); --digits takes the demo's 5,000 digits. benchmarks/retraining.toml is the
+plan. The arms:
+
+    policy    `safelight retrain --once` after each span, as the plan sets it
+    always    `safelight run` from scratch on all spans so far, after each span; no gate
+    never     the first model, for ever
+
+Prints, for each span, every arm's accuracy on rightly labelled test images of the span's kind; then
+the number of trainings, the mean accuracy, and the bad pushes: where the model pushed is worse on
+those images than the one before it by more than the plan's margin. Interrupted, it goes on where
+it was: each span's results stand in WORK/progress.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import retraining_data
+from benchmarks.retraining_data import Images, Kind, Plan
+from benchmarks.runs import SAFELIGHT
+from pipeline import demo, registry
+from pipeline.predictions import Export
+
+PLAN = Path(__file__).with_suffix(".toml")
+ARMS = ("policy", "always", "never")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("data", type=Path, nargs="?")
+    parser.add_argument("--digits", action="store_true", help="the demo's digits instead of DATA")
+    parser.add_argument("--workdir", type=Path, required=True, help="kept; name it again to go on")
+    parser.add_argument("--spans", type=int, default=0, help="only the first so many")
+    parser.add_argument("--plan", type=Path, default=PLAN)
+    arguments = parser.parse_args()
+    if (arguments.data is None) != arguments.digits:
+        parser.error("name DATA, or give --digits")
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    workdir = arguments.workdir.resolve()
+    workdir.mkdir(parents=True, exist_ok=True)
+    data = demo.write_digits(workdir / "digits") if arguments.digits else arguments.data.resolve()
+    plan = retraining_data.read(arguments.plan)
+    simulation = Simulation(plan, data, workdir)
+    for number in range(1, (arguments.spans or len(plan.spans)) + 1):
+        simulation.step(number)
+    show(plan, simulation.done)
+
+
+class Simulation:
+    """The plan's spans, one after the other, and what each arm makes of them."""
+
+    def __init__(self, plan: Plan, data: Path, workdir: Path) -> None:
+        self._plan = plan
+        self._workdir = workdir
+        self._images = Images(data, plan)
+        self._progress = workdir / "progress.json"
+        self._models: dict[Path, Export] = {}
+        self._tests: dict[tuple[Any, ...], tuple[list[bytes], list[str]]] = {}
+        self.done: list[dict[str, Any]] = []
+        if self._progress.is_file():
+            self.done = json.loads(self._progress.read_text())
+        # Dealt in order, also on the way to where it goes on: the same files as the first time.
+        self._images.write_golden(workdir / "golden")
+
+    def step(self, number: int) -> None:
+        """Lets span `number` arrive, and every arm do what it does."""
+        span = self._workdir / "spans" / f"span-{number}"
+        self._images.write_span(span, number)
+        if number <= len(self.done):
+            return
+        kind = self._plan.spans[number - 1]
+        arms = {"policy": self._policy(), "always": self._always(number)}
+        first = self.done[0]["arms"]["policy"] if self.done else arms["policy"]
+        arms["never"] = {"trained": not self.done, "model": first["model"], "pushed": not self.done}
+        for name, arm in arms.items():
+            before = self.done[-1]["arms"][name]["model"] if self.done else None
+            arm["accuracy"] = self._accuracy(arm["model"], kind)
+            arm["before"] = self._accuracy(before, kind) if before else None
+            arm["bad"] = bool(
+                arm["pushed"] and before and arm["accuracy"] < arm["before"] - self._plan.margin
+            )
+        self.done.append({"span": number, "kind": kind.kind, "arms": arms})
+        self._progress.write_text(json.dumps(self.done, indent=1) + "\n")
+        told = ", ".join(f"{name} {arms[name]['accuracy']:.3f}" for name in ARMS)
+        mark = "trained" if arms["policy"]["trained"] else arms["policy"]["said"]
+        print(f"span {number:2} {kind.kind}: {told}; policy: {mark}", flush=True)
+
+    def _policy(self) -> dict[str, Any]:
+        workdir = self._workdir / "policy"
+        before = self._served(workdir)
+        settings = [*self._plan.train, *self._plan.policy]
+        settings.append(f"retrain.golden={self._workdir / 'golden'}")
+        place = str(self._workdir / "spans")
+        command = ["retrain", "--spans", place, "--once"]
+        seconds, round_ = safelight([*command, "--workdir", str(workdir), *_set(settings)])
+        result = round_["result"] or {}
+        model = self._served(workdir)
+        return {
+            "trained": bool(result),
+            "outcome": result.get("outcome", ""),
+            "said": " ".join([*round_["quarantined"], *round_["reasons"]])[:300],
+            "pushed": model != before,
+            "model": model,
+            "seconds": round(seconds, 1),
+        }
+
+    def _always(self, number: int) -> dict[str, Any]:
+        data, workdir = self._workdir / "always" / "data", self._workdir / "always" / "work"
+        _link_all(self._workdir / "spans", number, data)
+        settings = [*self._plan.train, *self._plan.always]
+        seconds, result = safelight(["run", str(data), "--workdir", str(workdir), *_set(settings)])
+        model = self._served(workdir)
+        pushed = result["outcome"] == "pushed"
+        return {"trained": True, "outcome": result["outcome"], "pushed": pushed,
+                "model": model, "seconds": round(seconds, 1)}  # fmt: skip
+
+    @staticmethod
+    def _served(workdir: Path) -> str | None:
+        root = workdir / "serving" / "model"
+        current = registry.read(root).current
+        return None if current is None else str(root / str(current))
+
+    def _accuracy(self, model: str | None, kind: Kind) -> float:
+        """Returns the share of the kind's test images that a served model gets right."""
+        if model is None:
+            return 0.0
+        if kind.look not in self._tests:
+            self._tests[kind.look] = self._images.test(kind)
+        images, labels = self._tests[kind.look]
+        if Path(model) not in self._models:
+            self._models[Path(model)] = Export(Path(model))
+        said: list[str] = []
+        for start in range(0, len(images), 200):
+            said += self._models[Path(model)].serve(images[start : start + 200]).labels
+        return sum(one == other for one, other in zip(said, labels, strict=True)) / len(labels)
+
+
+def safelight(arguments: list[str]) -> tuple[float, dict[str, Any]]:
+    """Runs a command to its end, blessed or not; returns its seconds and what it printed."""
+    began = time.monotonic()
+    done = subprocess.run([SAFELIGHT, *arguments, "--json"], capture_output=True, text=True)
+    if done.returncode not in (0, 3, 4):
+        sys.exit(f"safelight {' '.join(arguments)} ended with {done.returncode}:\n{done.stderr}")
+    return time.monotonic() - began, json.loads(done.stdout.splitlines()[-1])
+
+
+def _set(settings: list[str]) -> list[str]:
+    return [part for setting in settings for part in ("--set", setting)]
+
+
+def _link_all(spans: Path, number: int, data: Path) -> None:
+    """Links the images of the first spans into class folders; what is there stays."""
+    for one in range(1, number + 1):
+        for source in sorted((spans / f"span-{one}").glob("*/*.png")):
+            target = data / source.parent.name / source.name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if not target.exists():
+                os.link(source, target)
+
+
+def show(plan: Plan, done: list[dict[str, Any]]) -> None:
+    """Prints the accuracy over time, and what it took."""
+    console = Console(width=120)
+    table = Table("span", "kind", *ARMS, "Safelight's policy")
+    for step in done:
+        arms = step["arms"]
+        cells = [_cell(arms[name]) for name in ARMS]
+        said = arms["policy"]["outcome"] or arms["policy"]["said"]
+        table.add_row(str(step["span"]), step["kind"], *cells, said)
+    console.print(table)
+    totals = Table("", *ARMS)
+    totals.add_row("mean accuracy", *(f"{_mean(done, name):.4f}" for name in ARMS))
+    totals.add_row("last accuracy", *(f"{done[-1]['arms'][name]['accuracy']:.4f}" for name in ARMS))
+    for key, title in (("trained", "trainings"), ("pushed", "pushes"), ("bad", "bad pushes")):
+        counts = (sum(bool(step["arms"][name][key]) for step in done) for name in ARMS)
+        totals.add_row(title, *map(str, counts))
+    spent = (sum(step["arms"][name].get("seconds", 0) for step in done) for name in ARMS)
+    totals.add_row("seconds", *(f"{seconds:.0f}" for seconds in spent))
+    console.print(totals)
+    console.print(f"* pushed, ! a bad push: worse by more than {plan.margin:g} than the one before")
+
+
+def _cell(arm: dict[str, Any]) -> str:
+    return f"{arm['accuracy']:.3f}{'!' if arm['bad'] else '*' if arm['pushed'] else ''}"
+
+
+def _mean(done: list[dict[str, Any]], name: str) -> float:
+    return sum(step["arms"][name]["accuracy"] for step in done) / len(done)
+
+
+if __name__ == "__main__":
+    main()

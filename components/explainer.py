@@ -1,0 +1,134 @@
+"""Explainer: pictures of what the model looked at, for mistakes and for changed answers.
+
+The pictures decide nothing: where they can't be made, explanations.json says why, and the run goes
+on.
+"""
+
+import json
+import os
+import tempfile
+from pathlib import Path
+
+from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArtifact, Parameter
+from tfx.dsl.component.experimental.decorators import component
+from tfx.types.standard_artifacts import Examples, Model, TransformGraph
+from tfx.utils import path_utils
+
+from components import artifacts
+from pipeline import events, features
+from pipeline import predictions as answers
+from pipeline.config import Explain
+from pipeline.errors import SafelightError, bounded
+from pipeline.explain import choose, job
+
+_BATCH = 256
+
+
+@component
+def Explainer(
+    examples: InputArtifact[Examples],
+    model: InputArtifact[Model],
+    transform_graph: InputArtifact[TransformGraph],
+    predictions: InputArtifact[artifacts.Predictions],
+    champion_predictions: InputArtifact[artifacts.Predictions],
+    explanations: OutputArtifact[artifacts.Explanations],
+    options: Parameter[str],
+    code: Parameter[str],
+) -> None:
+    """Writes explanations.json and its pictures.
+
+    Args:
+      examples: with a split `test`.
+      model: the export whose answers are explained.
+      transform_graph: what stands before its network.
+      predictions: its answers about `test`.
+      champion_predictions: the champion's, or an empty directory.
+      explanations: the pictures.
+      options: JSON of config.Explain.
+      code: fingerprint of the sources, for the cache key.
+
+    Raises:
+      SafelightError: an input is damaged.
+    """
+    del code
+    settings = Explain.model_validate_json(options)
+    said = answers.read(Path(predictions.uri))
+    if said is None:
+        raise SafelightError(f"There are no predictions at {predictions.uri}. Run again.")
+    chosen = choose.choose(said, answers.read(Path(champion_predictions.uri)), settings.images)
+    folder = Path(explanations.uri)
+    folder.mkdir(parents=True, exist_ok=True)
+    if not chosen:
+        _write(folder, "There is nothing to explain: no mistake, and no answer that changed.")
+        return
+    export = Path(path_utils.serving_model_path(model.uri)).absolute()
+    with tempfile.TemporaryDirectory(prefix="safelight-explain-") as scratch:
+        work = job.Job(
+            model=export,
+            transform_graph=Path(transform_graph.uri).absolute(),
+            steps=settings.steps,
+            folder=folder.absolute(),
+            images=_asked(said, chosen, examples.uri, Path(scratch)),
+            own=answers.read_facts(export).get("architecture", {}).get("model") or "",
+            events=events.sink(),
+            parent=os.getpid(),
+        )
+        try:
+            job.run(work, Path(scratch))
+        except SafelightError as error:
+            events.warn(f"Nothing could be explained: {error}")
+            _write(folder, str(error))
+
+
+def _asked(
+    said: answers.Predictions, chosen: list[choose.Chosen], examples_uri: str, scratch: Path
+) -> tuple[job.Asked, ...]:
+    """Writes the chosen images as files, and returns what is asked about each."""
+    encoded = _stored(examples_uri, {said.ids[one.row] for one in chosen})
+    asked = []
+    for number, one in enumerate(chosen):
+        name = said.ids[one.row]
+        path = scratch / f"{number:03d}.image"
+        path.write_bytes(encoded[name])
+        asked.append(
+            job.Asked(
+                id=answers.text(name),
+                encoded=path,
+                why=one.why,
+                label=said.labels[one.row],
+                predicted=said.predicted[one.row],
+                confidence=float(said.probabilities[one.row].max()),
+                was=one.was,
+            )
+        )
+    return tuple(asked)
+
+
+def _stored(examples_uri: str, wanted: set[bytes]) -> dict[bytes, bytes]:
+    """Returns the encoded images of these ids.
+
+    Raises:
+      SafelightError: one is not there.
+    """
+    import tensorflow as tf
+
+    spec = {name: tf.io.FixedLenFeature([], tf.string) for name in (features.ID, features.IMAGE)}
+    found: dict[bytes, bytes] = {}
+    files = answers.split_files(examples_uri, features.TEST)
+    for batch in tf.data.TFRecordDataset(files).batch(_BATCH):
+        parsed = tf.io.parse_example(batch, spec)
+        for row, name in enumerate(parsed[features.ID].numpy()):
+            if name in wanted:
+                found[name] = parsed[features.IMAGE][row].numpy()
+        if len(found) == len(wanted):
+            return found
+    missing = [answers.text(name) for name in sorted(wanted - set(found))]
+    raise SafelightError(
+        f"{bounded(missing)} stand in the predictions and not in the examples at {examples_uri}. "
+        "Run again."
+    )
+
+
+def _write(folder: Path, message: str) -> None:
+    text = json.dumps({"images": [], "message": message}, indent=2, ensure_ascii=False)
+    (folder / job.FILE).write_text(text + "\n", encoding="utf-8")

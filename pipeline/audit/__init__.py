@@ -1,0 +1,1 @@
+"""`safelight audit-labels`: which labels are probably wrong."""

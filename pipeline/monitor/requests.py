@@ -1,0 +1,153 @@
+"""Logged requests, in either form: the client's JSON lines, or TFRecords of PredictionLog.
+
+An entry has the keys of pipeline/request_log.py. TF Serving writes PredictionLogs where a log
+collector is built in; a proxy can, too. There the images themselves are logged, and their facts
+are worked out here.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from pipeline import features, images
+from pipeline.errors import UsageError, first_line
+
+_KEYS = frozenset({"facts", "label", "score", "probabilities"})
+
+
+def read(
+    logs: Sequence[Path], wanted: set[int | None], model: str
+) -> tuple[list[dict[str, Any]], int]:
+    """Returns the entries about these versions, and how many others and damaged ones there are.
+
+    Args:
+      logs: files in either form, told by their first bytes.
+      wanted: versions; None stands for an entry that does not say.
+      model: its name.
+
+    Raises:
+      UsageError: a log can't be read, or none has an entry about this model.
+    """
+    found: list[dict[str, Any]] = []
+    skipped = 0
+    for log in logs:
+        for entry in _of_records(log) if _is_records(log) else _of_lines(log):
+            whole = entry is not None and set(entry) >= _KEYS
+            if whole and entry and entry.get("version") in wanted and entry.get("model") == model:
+                found.append(entry)
+            else:
+                skipped += 1
+    if not found:
+        raise UsageError(
+            f"The logs hold no request to the model {model!r} in the version that is served "
+            f"({skipped} other lines). Expected what RequestLog or `safelight request --log` "
+            "wrote, or TFRecords of PredictionLog."
+        )
+    return found, skipped
+
+
+def _is_records(log: Path) -> bool:
+    """Whether the file begins as gzip or a TFRecord does: no line of JSON has such bytes."""
+    try:
+        with open(log, "rb") as file:
+            head = file.read(8)
+    except OSError as error:
+        raise _unreadable(log, error) from None
+    return head[:2] == b"\x1f\x8b" or head[4:8] == bytes(4)
+
+
+def _of_lines(log: Path) -> Iterator[dict[str, Any] | None]:
+    try:
+        with open(log, encoding="utf-8") as file:
+            for line in file:
+                try:
+                    entry = json.loads(line)
+                except ValueError:
+                    entry = None
+                yield entry if isinstance(entry, dict) else None
+    except (OSError, UnicodeDecodeError) as error:
+        raise _unreadable(log, error) from None
+
+
+def _of_records(log: Path) -> Iterator[dict[str, Any] | None]:
+    """Yields an entry for each image of each logged request; None for what is none.
+
+    A file that is cut short gives what is whole in it.
+    """
+    import tensorflow as tf
+    from google.protobuf.message import DecodeError
+    from tensorflow_serving.apis import prediction_log_pb2
+
+    packed = log.read_bytes()[:2] == b"\x1f\x8b"
+    records = tf.data.TFRecordDataset(str(log), compression_type="GZIP" if packed else "")
+    try:
+        for record in records.as_numpy_iterator():
+            try:
+                logged = prediction_log_pb2.PredictionLog.FromString(record)
+                yield from _answers(logged.predict_log)
+            except (DecodeError, ValueError, KeyError, TypeError):
+                yield None
+    except tf.errors.DataLossError:
+        yield None
+    except tf.errors.OpError as error:
+        raise _unreadable(log, error) from None
+
+
+def _answers(logged: Any) -> Iterator[dict[str, Any] | None]:
+    """Yields the entries of one PredictLog.
+
+    Raises:
+      KeyError: it has not the inputs and outputs of `serving_default`.
+    """
+    import tensorflow as tf
+
+    asked, answered = logged.request, logged.response
+    encoded = tf.make_ndarray(asked.inputs[_there(features.IMAGE, asked.inputs)]).ravel()
+    outputs = {name: tf.make_ndarray(value) for name, value in answered.outputs.items()}
+    spec = answered.model_spec if answered.HasField("model_spec") else asked.model_spec
+    version = spec.version.value if spec.HasField("version") else None
+    for index, image in enumerate(encoded):
+        names = [name.decode() for name in outputs[features.OUT_CLASSES][index]]
+        shares = outputs[features.OUT_PROBABILITIES][index].tolist()
+        yield _entry(
+            bytes(image),
+            model=spec.name,
+            version=version,
+            label=outputs[features.OUT_LABEL][index].decode(),
+            score=float(outputs[features.OUT_SCORE][index]),
+            probabilities=dict(zip(names, shares, strict=True)),
+        )
+
+
+def _there(name: str, inputs: Any) -> str:
+    # A map of protobuf makes what is asked for.
+    if name not in inputs:
+        raise KeyError(name)
+    return name
+
+
+def _entry(encoded: bytes, **answer: Any) -> dict[str, Any] | None:
+    try:
+        image = images.prepare(encoded)
+    except images.BadImage:
+        return None
+    return {
+        "sha256": hashlib.sha256(encoded).hexdigest(),
+        "format": image.format,
+        "facts": asdict(images.facts(image.pixels)),
+        "image": base64.b64encode(encoded).decode(),
+        **answer,
+    }
+
+
+def _unreadable(log: Path, error: Exception) -> UsageError:
+    return UsageError(
+        f"The log {log} can't be read ({first_line(error)}); expected a file of JSON lines, or "
+        "TFRecords of PredictionLog."
+    )

@@ -1,0 +1,1 @@
+"""Smaller forms of a blessed model: each converted, judged and published on its own."""
