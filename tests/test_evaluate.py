@@ -17,7 +17,7 @@ from tests import exports
 COUNTS = {"blue": 9, "green": 7, "red": 6, "white": 5}
 
 
-def run_evaluator(examples, model, target, heads=(), **options):
+def run_evaluator(examples, model, target, beside=(), **options):
     """Runs Evaluator as the graph configures it; returns the evaluation's URI."""
     from tfx.dsl.components.base.base_beam_executor import BaseBeamExecutor
     from tfx.types import standard_artifacts
@@ -43,7 +43,7 @@ def run_evaluator(examples, model, target, heads=(), **options):
         {"evaluation": [evaluation], "blessing": [blessing]},
         {
             "eval_config": proto_utils.proto_to_json(
-                evaluate.eval_config(Evaluate(**options), heads=heads)
+                evaluate.eval_config(Evaluate(**options), heads=beside)
             ),
             "example_splits": '["test"]',
             "module_path": "pipeline.evaluate",
@@ -103,7 +103,7 @@ def test_readable_by_tfma_itself(found):
 def thresholds(*heads, **options) -> list[dict]:
     """Each MetricsSpec's thresholds: {metric: (lower bound, upper bound)}."""
     found = []
-    for spec in evaluate.eval_config(Evaluate(**options), heads=heads).metrics_specs:
+    for spec in evaluate.eval_config(Evaluate(**options), heads=beside).metrics_specs:
         bounds = {name: each.value_threshold for name, each in spec.thresholds.items()}
         found.append(
             {
