@@ -10,7 +10,6 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
-from collections.abc import Iterator
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -66,7 +65,7 @@ def _closure(modules: tuple[str, ...]) -> dict[str, bytes]:
             continue
         found[name] = source
         if "/" not in name:
-            waiting.extend(_imported(ast.parse(source)))
+            waiting.extend(_imported(source))
     return found
 
 
@@ -92,8 +91,10 @@ def _read(name: str) -> bytes | None:
     return None
 
 
-def _imported(tree: ast.AST) -> Iterator[str]:
-    for node in ast.walk(tree):
+@cache  # the nodes share most of their modules: each is parsed once
+def _imported(source: bytes) -> tuple[str, ...]:
+    found: list[str] = []
+    for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
@@ -101,4 +102,5 @@ def _imported(tree: ast.AST) -> Iterator[str]:
             names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
         else:
             continue
-        yield from (name for name in names if name.split(".")[0] in PACKAGES)
+        found += [name for name in names if name.split(".")[0] in PACKAGES]
+    return tuple(found)
