@@ -15,7 +15,7 @@ from tfx.types.standard_artifacts import Examples, Model, TransformGraph
 from tfx.utils import path_utils
 
 from components import artifacts
-from pipeline import events, features
+from pipeline import events, features, model_json
 from pipeline import predictions as answers
 from pipeline.config import Explain
 from pipeline.errors import SafelightError, bounded
@@ -69,7 +69,7 @@ def Explainer(
             steps=settings.steps,
             folder=folder.absolute(),
             images=_asked(said, chosen, examples.uri, Path(scratch)),
-            own=answers.read_facts(export).get("architecture", {}).get("model") or "",
+            own=model_json.read(export).get("architecture", {}).get("model") or "",
             events=events.sink(),
             parent=os.getpid(),
         )

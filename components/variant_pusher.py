@@ -8,7 +8,7 @@ from tfx.dsl.component.experimental.decorators import component
 from tfx.types.standard_artifacts import PushedModel
 
 from components.artifacts import Exports, Variants
-from pipeline.predictions import read_facts
+from pipeline import model_json
 from pipeline.variants import publish
 
 FILE = "exports.json"
@@ -42,7 +42,7 @@ def VariantPusher(
         version = int(pushed_model.get_string_custom_property("pushed_version"))
         served = Path(pushed_model.get_string_custom_property("pushed_destination"))
         by = pushed_model.get_string_custom_property("published_by")
-        model = read_facts(served)["fingerprint"]
+        model = model_json.read(served)["fingerprint"]
         done = publish.publish(Path(variants.uri), Path(exports_dir), version, model, by)
         found = {"version": version, "exports": done}
     (folder / FILE).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")

@@ -15,8 +15,7 @@ from tfx.types import artifact_utils
 from tfx.types import standard_component_specs as specs
 from tfx.utils import json_utils, proto_utils
 
-from pipeline import events, registry
-from pipeline.predictions import read_facts
+from pipeline import events, model_json, registry
 from pipeline.registry import Origin
 from pipeline.versions import Entry
 
@@ -55,7 +54,7 @@ class Executor(pusher_executor.Executor):
         source = Path(self.GetModelPath(input_dict))
         serving = registry.open(_serving_dir(exec_properties))
         origin = self._origin(input_dict, exec_properties)
-        entry = serving.published(origin, read_facts(source)["fingerprint"])
+        entry = serving.published(origin, model_json.read(source)["fingerprint"])
         if entry is None:
             entry = serving.publish(source, origin)
             events.note(f"version {entry.version} is served from {serving.path(entry.version)}")

@@ -10,6 +10,7 @@ import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -48,9 +49,18 @@ _OUTCOMES: dict[int, Outcome] = {4: "invalid_data"}
 _debug = False
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        sys.stdout.write(f"safelight {metadata.version('safelight')}\n")
+        raise typer.Exit
+
+
 @app.callback()
 def _options(
     debug: Annotated[bool, typer.Option(help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
 ) -> None:
     global _debug
     _debug = debug

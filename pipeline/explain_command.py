@@ -13,10 +13,9 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from pipeline import console, images, predict, registry, runs
+from pipeline import console, images, model_json, predict, registry, runs
 from pipeline.errors import SafelightError, UsageError
 from pipeline.explain import job
-from pipeline.predictions import read_facts
 from pipeline.workdir import open_workdir
 
 # More would take minutes, and nobody looks at them.
@@ -52,7 +51,7 @@ def command(
         raise UsageError(
             f"{len(found):,} images are too many to explain; expected at most {MOST}. Name fewer."
         )
-    facts = read_facts(version)
+    facts = model_json.read(version)
     graph = _transform_graph(workdir, version, facts)
     with tempfile.TemporaryDirectory(prefix="safelight-explain-") as scratch:
         asked = _asked(found, Path(scratch))

@@ -22,7 +22,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
-from pipeline import features, heads, models
+from pipeline import features, heads, model_json, models
 from pipeline.blessing import calibration
 from pipeline.blessing.calibration import Fitted
 from pipeline.config import Train
@@ -31,11 +31,6 @@ from pipeline.fingerprint import of_value
 from pipeline.heads import LABEL, Head
 from pipeline.records import Input
 from pipeline.transform import serving_pixels
-
-FORMAT: Final = 2
-# Format 1 knew presets alone: it has no `architecture`, and no heads beside the label.
-_READ: Final = (1, FORMAT)
-ASSETS: Final = "assets.extra"
 
 # TF Serving runs a warm-up record once before it answers; graphs are optimized by batch size.
 _WARMUP_BATCHES: Final = (1, 8)
@@ -64,7 +59,7 @@ class Facts:
     versions: dict[str, str] = field(default_factory=dict)
     temperature: float | None = None
     threshold: float | None = None
-    format: int = FORMAT
+    format: int = model_json.FORMAT
 
 
 class Serving(tf.Module):
@@ -182,7 +177,7 @@ def export(
             features.TRANSFORM_SIGNATURE: serving.transform_features,
         },
     )
-    extra = model_dir / ASSETS
+    extra = model_dir / model_json.ASSETS
     extra.mkdir(exist_ok=True)
     text = json.dumps(asdict(facts), indent=2, ensure_ascii=False)
     (extra / features.MODEL_FACTS).write_text(text + "\n", encoding="utf-8")
@@ -247,33 +242,6 @@ def weights_fingerprint(model: keras.Model) -> str:
     return digest.hexdigest()[:16]
 
 
-def read_facts(model_dir: Path) -> dict[str, Any]:
-    """Returns the content of an export's model.json.
-
-    Raises:
-      SafelightError: there is none, it is damaged, or another format.
-    """
-    path = model_dir / ASSETS / features.MODEL_FACTS
-    try:
-        facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        written_as = facts["format"]
-    except OSError:
-        raise SafelightError(
-            f"{model_dir} is no model of Safelight's: {ASSETS}/{features.MODEL_FACTS} is missing. "
-            "Name a directory below serving/<model>/, or a Trainer's Format-Serving."
-        ) from None
-    except (ValueError, KeyError, TypeError):
-        raise SafelightError(
-            f"{path} is damaged; expected JSON with `format`. Use another version of the model."
-        ) from None
-    if written_as not in _READ:
-        raise SafelightError(
-            f"{path} has format {written_as}; this version reads {' and '.join(map(str, _READ))}. "
-            "Use the version of Safelight that exported the model."
-        )
-    return facts
-
-
 def load_weights(model_dir: Path) -> keras.Model:
     """Builds an exported model's network anew, with its weights: for a warm start.
 
@@ -283,16 +251,16 @@ def load_weights(model_dir: Path) -> keras.Model:
     Raises:
       SafelightError: it isn't an export, or its weights are not those of its network.
     """
-    facts = read_facts(model_dir)
+    facts = model_json.read(model_dir)
     architecture = facts.get("architecture") or models.architecture(Train(preset=facts["preset"]))
     model = models.rebuild(
         architecture,
         image_size=facts["image_size"],
         channels=facts["channels"],
         heads=heads.from_facts(facts),
-        assets=model_dir / ASSETS,
+        assets=model_dir / model_json.ASSETS,
     )
-    path = model_dir / ASSETS / features.WEIGHTS
+    path = model_dir / model_json.ASSETS / features.WEIGHTS
     try:
         model.load_weights(path)
     except (OSError, ValueError, KeyError) as error:

@@ -15,12 +15,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from pipeline import console, heads, images, predict_output, registry
+from pipeline import console, heads, images, model_json, predict_output, registry
 from pipeline.errors import SafelightError, UsageError, bounded
 from pipeline.ingest import walk
 from pipeline.ingest.entries import Ignored
 from pipeline.predict_output import Prediction
-from pipeline.predictions import Answer, Export, read_facts
+from pipeline.predictions import Answer, Export
 from pipeline.workdir import open_workdir
 
 _BATCH = 64
@@ -43,7 +43,7 @@ def command(
     """
     predict_output.check_output(output)
     model_dir = find_model(workdir, model)
-    facts = read_facts(model_dir)
+    facts = model_json.read(model_dir)
     classes = [str(name) for name in facts["classes"]]
     further = heads.from_facts(facts)[1:]
     found = find_images(paths)

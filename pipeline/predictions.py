@@ -22,7 +22,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline import features, head_columns, heads
+from pipeline import features, head_columns, heads, model_json
 from pipeline.errors import SafelightError
 from pipeline.head_columns import Classes, HeadColumns, Values
 from pipeline.heads import Head
@@ -116,7 +116,7 @@ class Export:
         import tensorflow as tf
 
         self.path = path
-        self.facts = read_facts(path)
+        self.facts = model_json.read(path)
         self.classes: tuple[str, ...] = tuple(self.facts["classes"])
         self.heads: tuple[Head, ...] = heads.from_facts(self.facts)[1:]
         self.fingerprint: str = self.facts["fingerprint"]
@@ -220,28 +220,6 @@ def _rows(columns: HeadColumns, rows: slice) -> HeadColumns:
         columns.predicted[rows],
         columns.probabilities[rows],
     )
-
-
-def read_facts(path: Path) -> dict[str, Any]:
-    """Returns the model.json of the export at `path`.
-
-    Raises:
-      SafelightError: it is missing or damaged.
-    """
-    file = path / "assets.extra" / features.MODEL_FACTS
-    try:
-        facts = json.loads(file.read_text(encoding="utf-8"))
-        whole = isinstance(facts["classes"], list) and isinstance(facts["fingerprint"], str)
-    except (OSError, ValueError, KeyError, TypeError):
-        whole = False
-    if not whole:
-        raise SafelightError(
-            f"There is no model at {path}: expected a SavedModel with "
-            f"assets.extra/{features.MODEL_FACTS} that names its classes. Name a version directory "
-            "that Safelight pushed (serving/<model>/<version>)."
-        )
-    loaded: dict[str, Any] = facts
-    return loaded
 
 
 def split_files(examples_uri: str, split: str) -> list[str]:

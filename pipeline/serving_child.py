@@ -14,10 +14,8 @@ and `heads`: for each head beside the label the same, or `values`. What was time
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -27,13 +25,12 @@ from typing import IO, Any
 
 import numpy as np
 
-from pipeline import spares
+from pipeline import lifetime, spares
 from pipeline.blessing import latency
 from pipeline.errors import SafelightError
 from pipeline.head_columns import Classes, HeadColumns, Values
 from pipeline.predictions import Answer, Export
 
-_PR_SET_PDEATHSIG = 1
 _BATCH = 32
 _MODULE = "pipeline.serving_child"
 
@@ -59,7 +56,7 @@ def environment() -> dict[str, str]:
 
 def main() -> None:
     """Serves what the request names; an error ends the process with its traceback."""
-    _die_with_parent(int(sys.argv[2]))
+    lifetime.end_with_parent(int(sys.argv[2]))
     # Now, so that its import does not count as loading: in the meantime the parent gathers images.
     from pipeline import bare_tensorflow  # noqa: F401
 
@@ -141,13 +138,6 @@ def _head(parts: Sequence[HeadColumns]) -> dict[str, Any]:
         "labels": [label for part in classes for label in part.predicted],
         "probabilities": [row for part in classes for row in part.probabilities.tolist()],
     }
-
-
-def _die_with_parent(parent: int) -> None:
-    """Asks the kernel to kill this process when its parent dies, even by SIGKILL."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it died before it could be asked for
-        os._exit(1)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ environment, or else a new process: nothing depends on spares being there.
 
 from __future__ import annotations
 
-import ctypes
 import importlib
 import json
 import os
@@ -18,11 +17,10 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Final
+from typing import IO
 
 import pipeline
-
-_PR_SET_PDEATHSIG: Final = 1
+from pipeline import lifetime
 
 _Key = tuple[str, tuple[tuple[str, str], ...]]
 _waiting: dict[_Key, subprocess.Popen[bytes]] = {}
@@ -93,9 +91,7 @@ def main() -> None:
     """The spare itself: imports, waits for a line with its arguments, and becomes the module."""
     parent, module, *imports = sys.argv[1:]
     # One that is never needed ends with its parent, and Ctrl-C is the parent's to decide on.
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != int(parent):  # it died before it could be asked for
-        os._exit(1)
+    lifetime.end_with_parent(int(parent))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for name in imports:
         importlib.import_module(name)

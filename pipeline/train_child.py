@@ -8,7 +8,6 @@ before `hardware.set_environment`. Its standard output and error are the run's l
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import signal
@@ -19,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pipeline import events, fingerprint, hardware, workers
+from pipeline import events, fingerprint, hardware, lifetime, workers
 from pipeline.checkpoints import Checkpoints, State
 from pipeline.train import Job, TrainingFailed, write_failure
 
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
     from pipeline.errors import SafelightError
     from pipeline.training import Setup
 
-_PR_SET_PDEATHSIG = 1
 _LOST = ("UnavailableError", "AbortedError", "CancelledError", "DeadlineExceededError")
 
 AnyJob = TypeVar("AnyJob", bound=Job)
@@ -48,7 +46,10 @@ def serve(kind: type[AnyJob], run: Callable[[AnyJob], None]) -> None:
       run: does the work; TensorFlow may be imported in it.
     """
     job = kind.model_validate_json(Path(sys.argv[1]).read_text())
-    _die_with_parent(job.parent)
+    # Left behind, it would hold the devices, and write checkpoints that the next run reads. 0
+    # stands for no parent: a worker that an operator of Kubernetes started.
+    if job.parent:
+        lifetime.end_with_parent(job.parent)
     # Ctrl-C reaches every process of the terminal; the parent decides, and ends this one.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     hardware.set_environment(job.train)
@@ -211,19 +212,6 @@ def _line(message: str) -> str:
     ends = [index for index, line in enumerate(lines) if line.startswith("[[{{node")]
     in_graph = lines[0].startswith("Graph execution error") and ends and ends[0] > 0
     return (lines[ends[0] - 1] if in_graph else lines[0])[:500].rstrip(".")
-
-
-def _die_with_parent(parent: int) -> None:
-    """Asks the kernel to kill this process when its parent dies, even by SIGKILL.
-
-    A child left behind would hold the devices, and go on writing checkpoints that the next run
-    reads. 0 stands for no parent: a worker that an operator of Kubernetes started.
-    """
-    if not parent:
-        return
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it died before it could be asked for
-        os._exit(1)
 
 
 if __name__ == "__main__":

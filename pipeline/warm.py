@@ -15,7 +15,7 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from pipeline import export, heads, models
+from pipeline import export, heads, model_json, models
 from pipeline.config import Train
 from pipeline.errors import SafelightError
 from pipeline.heads import Head
@@ -36,7 +36,7 @@ def start(model: keras.Model, train: Train, answers: Sequence[Head], champion: P
       champion: a version's directory.
     """
     try:
-        facts = export.read_facts(champion)
+        facts = model_json.read(champion)
         reason = _differs(facts, model, train, answers)
         if not reason:
             before = export.load_weights(champion).get_weights()

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import export, features, predictions, train, train_child
+from pipeline import export, features, model_json, predictions, train, train_child
 from pipeline.blessing import calibration, reliability
 from pipeline.config import Calibration, validated
 from pipeline.errors import ConfigError, DataRefused
@@ -266,7 +266,7 @@ def calibrated(tmp_path_factory) -> tuple[train.Job, Path]:
 
 def test_training_bakes_in_what_it_found(calibrated):
     job, root = calibrated
-    facts = export.read_facts(job.model_dir)
+    facts = model_json.read(job.model_dir)
     network = export.load_weights(job.model_dir)
     assert facts["temperature"] is not None and facts["temperature"] != 1
     # Another temperature is another model, with the same weights.
@@ -294,7 +294,7 @@ def test_predictions_tell_what_was_answered(calibrated, tmp_path):
     predictions.write(tmp_path, batches, served)
     found = predictions.read(tmp_path)
     assert found is not None
-    facts = export.read_facts(job.model_dir)
+    facts = model_json.read(job.model_dir)
     assert (found.temperature, found.threshold) == (facts["temperature"], facts["threshold"])
     assert features.UNKNOWN not in found.predicted
     if found.threshold is not None:

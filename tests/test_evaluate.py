@@ -103,7 +103,7 @@ def test_readable_by_tfma_itself(found):
 def thresholds(*heads, **options) -> list[dict]:
     """Each MetricsSpec's thresholds: {metric: (lower bound, upper bound)}."""
     found = []
-    for spec in evaluate.eval_config(Evaluate(**options), heads=beside).metrics_specs:
+    for spec in evaluate.eval_config(Evaluate(**options), heads=heads).metrics_specs:
         bounds = {name: each.value_threshold for name, each in spec.thresholds.items()}
         found.append(
             {

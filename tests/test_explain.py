@@ -12,7 +12,7 @@ import pytest
 from keras import layers
 from PIL import Image
 
-from pipeline import export, features, heads, models
+from pipeline import export, features, heads, model_json, models
 from pipeline.config import Train
 from pipeline.errors import SafelightError
 from pipeline.explain import attributions, child, choose, drawing, job
@@ -258,7 +258,7 @@ def exported(folder, size=16, normalize="unit", **train):
     facts = export.model_facts(
         model, train=settings, heads=classes, resize="stretch", normalize=normalize
     )
-    extra = folder / export.ASSETS
+    extra = folder / model_json.ASSETS
     extra.mkdir(parents=True)
     (extra / features.MODEL_FACTS).write_text(json.dumps(asdict(facts)))
     model.save_weights(extra / features.WEIGHTS)
@@ -310,7 +310,7 @@ def test_the_process_explains_and_says_why_it_can_not(tmp_path):
     asked = work(tmp_path, None, names=("blue",))
     told = job.run(asked, tmp_path)
     assert told["images"][0]["picture"] == "000-picture.png"
-    (asked.model / export.ASSETS / features.WEIGHTS).write_bytes(b"nothing")
+    (asked.model / model_json.ASSETS / features.WEIGHTS).write_bytes(b"nothing")
     with pytest.raises(job.ExplanationFailed, match="does not hold the weights"):
         job.run(asked, tmp_path)
 
@@ -329,7 +329,7 @@ def test_the_node_explains_mistakes_and_survives_a_model_it_can_not_build(tmp_pa
     _write_answers(tmp_path / "said", counts)
     for name, weights in (("good", None), ("bad", b"nothing")):
         if weights is not None:
-            extra = tmp_path / "model" / "Format-Serving" / export.ASSETS
+            extra = tmp_path / "model" / "Format-Serving" / model_json.ASSETS
             (extra / features.WEIGHTS).write_bytes(weights)
         Explainer.test_call(
             examples=exports.artifact(standard_artifacts.Examples, tmp_path / "examples"),

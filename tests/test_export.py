@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
-from pipeline import export, features, heads, models, presets
+from pipeline import export, features, heads, model_json, models, presets
 from pipeline.blessing import calibration
 from pipeline.config import Train
 from pipeline.errors import SafelightError
@@ -190,7 +190,7 @@ def test_every_preset_exports_and_comes_back_with_its_weights(
 
 
 def test_what_is_no_export_is_said(source: Input, tmp_path: Path) -> None:
-    with pytest.raises(SafelightError, match="no model of Safelight's.*model.json is missing"):
+    with pytest.raises(SafelightError, match=r"no model at .*model\.json is missing"):
         export.load_weights(tmp_path)
     _, path = exported(source, tmp_path / "model")
     facts = path / "assets.extra" / "model.json"
@@ -257,6 +257,6 @@ def test_a_threshold_answers_unknown(source: Input, tmp_path: Path) -> None:
         plain.get_weights(), export.load_weights(path).get_weights(), strict=True
     ):
         np.testing.assert_array_equal(one, other)
-    facts = export.read_facts(path)
+    facts = model_json.read(path)
     assert (facts["temperature"], facts["threshold"]) == (0.5, limit)
     assert facts["fingerprint"] != export.weights_fingerprint(plain)

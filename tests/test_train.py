@@ -21,7 +21,7 @@ from tensorflow.python.summary.summary_iterator import summary_iterator
 from tfx.components.trainer import executor
 from tfx.types import artifact_utils, standard_artifacts
 
-from pipeline import data, events, export, train, train_child
+from pipeline import data, events, export, model_json, train, train_child
 from pipeline.checkpoints import Arrays, Checkpoints, Epoch, State
 from pipeline.errors import DataRefused
 from pipeline.fitting import NotFinite
@@ -196,7 +196,7 @@ def test_run_fn_trains_in_a_child(make_job: MakeJob, event_log: Path) -> None:
     job = make_job("job", epochs=1)
     train.run_fn(fn_args(job))
     assert len(history_of(job)["epochs"]) == 1
-    assert export.read_facts(job.model_dir)["preset"] == "mnist-cnn-small"
+    assert model_json.read(job.model_dir)["preset"] == "mnist-cnn-small"
     assert any("Trains on the CPU" in e.get("text", "") for _, e in events.read(event_log))
 
 
@@ -248,7 +248,7 @@ def test_tfx_s_trainer_runs_it(make_job: MakeJob, tmp_path: Path) -> None:
             "custom_config": json.dumps(fn_args(job).custom_config),
         },
     )
-    facts = export.read_facts(Path(model.uri) / "Format-Serving")
+    facts = model_json.read(Path(model.uri) / "Format-Serving")
     assert facts["classes"] == list(graphs.CLASSES)
     history = json.loads((Path(model_run.uri) / "history.json").read_text())
     assert len(history["epochs"]) == 2

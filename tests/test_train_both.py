@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pipeline import events, export, train, train_child
+from pipeline import events, export, model_json, train, train_child
 from pipeline.checkpoints import Checkpoints, State
 from pipeline.features import MODEL_FACTS, WEIGHTS
 from tests import jobs
@@ -69,13 +69,13 @@ def test_the_better_start_goes_on_and_says_why(shared, champion, tmp_path, event
 @pytest.mark.slow
 def test_a_spoilt_champion_loses_to_the_cold_start(shared, champion, tmp_path, event_log):
     spoilt = tmp_path / "9"
-    extra = spoilt / export.ASSETS
+    extra = spoilt / model_json.ASSETS
     extra.mkdir(parents=True)
     model = export.load_weights(champion)
     # It is sure, and wrong: two epochs at a small rate do not mend it.
     kernel, bias = model.layers[-1].get_weights()
     model.layers[-1].set_weights([kernel[:, ::-1] * 30, bias])
-    (extra / MODEL_FACTS).write_bytes((champion / export.ASSETS / MODEL_FACTS).read_bytes())
+    (extra / MODEL_FACTS).write_bytes((champion / model_json.ASSETS / MODEL_FACTS).read_bytes())
     model.save_weights(extra / WEIGHTS)
     job = both(shared, tmp_path, spoilt)
     assert starts(job)["chosen"] == "cold"

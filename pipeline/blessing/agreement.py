@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from pipeline import model_json
 from pipeline.blessing import differences
 from pipeline.blessing.differences import Difference
 from pipeline.errors import SafelightError, bounded
@@ -97,7 +98,7 @@ def answers(model_dir: Path, transform_graph: Path, records: Sequence[bytes]) ->
     from pipeline.blessing import calibration
     from pipeline.records import Input
 
-    facts = export.read_facts(model_dir)
+    facts = model_json.read(model_dir)
     network = export.load_weights(model_dir)
     source = Input(transform_graph, facts["image_size"], facts["channels"], heads.from_facts(facts))
     batches = list(_said(network, source, records))

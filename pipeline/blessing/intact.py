@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline import predictions
+from pipeline import model_json
 from pipeline.errors import SafelightError
 
 ADVICE = (
@@ -28,7 +28,7 @@ def check(champion: str) -> None:
         return
     folder = Path(champion)
     try:
-        predictions.read_facts(folder)
+        model_json.read(folder)
     except SafelightError as error:
         raise SafelightError(f"The champion can't be compared with: {error} {ADVICE}") from None
     wanted = [Path("saved_model.pb"), Path("variables") / "variables.index"]

@@ -7,7 +7,6 @@ It writes the pictures and explanations.json into the job's folder.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import signal
@@ -17,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import events, images
+from pipeline import events, images, lifetime, model_json
 from pipeline.errors import SafelightError
 from pipeline.explain.job import FILE, Asked, Job
 
@@ -27,14 +26,13 @@ if TYPE_CHECKING:
 
     from pipeline.explain.network import Network
 
-_PR_SET_PDEATHSIG = 1
 _STAGE = "Explainer"
 
 
 def main() -> None:
     """Runs the job named on the command line; an error of ours is the last line that it says."""
     job = Job.model_validate_json(Path(sys.argv[1]).read_text(encoding="utf-8"))
-    _die_with_parent(job.parent)
+    lifetime.end_with_parent(job.parent)
     # Ctrl-C reaches every process of the terminal; the parent decides, and ends this one.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     events.configure(job.events or Path(os.devnull))
@@ -87,7 +85,7 @@ def _view(job: Job) -> _View:
     from pipeline import export
     from pipeline.explain.network import Network
 
-    facts = export.read_facts(job.model)
+    facts = model_json.read(job.model)
     network = Network(export.load_weights(job.model))
     pixels, black = _before(job, facts, network.shape)
     return _View(
@@ -175,13 +173,6 @@ def _saved(picture: Any, folder: Path, number: int, kind: str) -> str:
     name = f"{number:03d}-{kind}.png"
     picture.save(folder / name, optimize=True)
     return name
-
-
-def _die_with_parent(parent: int) -> None:
-    """Asks the kernel to kill this process when its parent dies, even by SIGKILL."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it died before it could be asked for
-        os._exit(1)
 
 
 if __name__ == "__main__":

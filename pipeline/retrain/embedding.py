@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from pipeline import events, export, predictions, records
+from pipeline import events, export, model_json, predictions, records
 from pipeline.errors import SafelightError, first_line
 from pipeline.features import EVAL, LABEL, SPLITS, TEST
 from pipeline.records import Input
@@ -59,7 +59,7 @@ class Network:
         Raises:
           SafelightError: it is no export, or its weights or the graph are gone.
         """
-        facts = export.read_facts(champion)
+        facts = model_json.read(champion)
         self.classes: tuple[str, ...] = tuple(facts["classes"])
         self.fingerprint: str = facts["fingerprint"]
         model = export.load_weights(champion)

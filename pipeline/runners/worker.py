@@ -8,7 +8,6 @@ Its standard output and error are the run's log; what people should see goes thr
 
 from __future__ import annotations
 
-import ctypes
 import json
 import logging
 import os
@@ -20,13 +19,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from pipeline import events, runs
+from pipeline import events, lifetime, runs
 from pipeline.config import Config
 from pipeline.errors import DataRefused, NotBlessed, SafelightError, known_cause
 from pipeline.runs import Outcome, Request, Result, RunDir, Stage
 from pipeline.workdir import Workdir
-
-_PR_SET_PDEATHSIG = 1
 
 
 class Interrupted(SafelightError):
@@ -41,7 +38,7 @@ def main() -> None:
     events.configure(run.events)
     logging.basicConfig(level=logging.INFO)
     signal.signal(signal.SIGTERM, _stop)
-    _stop_with_parent()
+    lifetime.end_with_parent(by=signal.SIGTERM)
     # TensorFlow Transform chooses Keras 2 where nothing is said.
     os.environ["TF_USE_LEGACY_KERAS"] = "0"
     execution = Execution(workdir, run)
@@ -198,11 +195,6 @@ def _peak_memory_mb() -> int:
 def _stop(signum: int, frame: object) -> NoReturn:
     # An Exception, so that TFX removes the half-written outputs of the node that was running.
     raise Interrupted("The run was stopped. Run the same command again to go on from here.")
-
-
-def _stop_with_parent() -> None:
-    """Asks the kernel for a SIGTERM when the parent dies, however it dies."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 if __name__ == "__main__":

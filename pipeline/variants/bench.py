@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from pipeline import events, export, features, heads
+from pipeline import events, features, heads, model_json
 from pipeline.blessing import latency
 from pipeline.config.variants import VariantName
 from pipeline.predictions import Export
@@ -58,7 +58,7 @@ class Bench:
 
     def __init__(self, job: MakeJob) -> None:
         self.job = job
-        self.facts = export.read_facts(job.export)
+        self.facts = model_json.read(job.export)
         self.heads = heads.from_facts(self.facts)
         self.wanted = [bytes.fromhex(one) for one in json.loads(job.wanted.read_text())]
 

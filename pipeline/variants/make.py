@@ -20,7 +20,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from pipeline import events, predictions, train
+from pipeline import events, model_json, predictions, train
 from pipeline.config import Train, Transform
 from pipeline.config.variants import VariantName, Variants
 from pipeline.errors import SafelightError
@@ -157,7 +157,7 @@ def _make_job(work: Work, scratch: Path, rows: list[int], names: list[VariantNam
 
 def _network(work: Work) -> dict[str, Any]:
     """Returns the keys of train that say which network the model is: a search may have chosen."""
-    architecture: dict[str, Any] = predictions.read_facts(work.export).get("architecture") or {}
+    architecture: dict[str, Any] = model_json.read(work.export).get("architecture") or {}
     return architecture
 
 

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from pipeline import data, events, export, fitting, models, training
+from pipeline import data, events, export, fitting, model_json, models, training
 from pipeline.blessing.calibration import Fitted
 from pipeline.checkpoints import State
 from pipeline.variants.job import STAGE, PruneJob
@@ -36,7 +36,7 @@ def run(job: PruneJob) -> None:
     events.as_part_of(STAGE, 0, 1, "variants")
     setup = training.prepare(job)
     model = training.make_model(setup, job.train)
-    told = export.read_facts(job.export)
+    told = model_json.read(job.export)
     before = export.load_weights(job.export)
     models.set_weights(model, before.get_weights())
     zeros = hold(model, job.sparsity)

@@ -1,0 +1,44 @@
+"""A process that asked for it ends when the one that started it does."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+CHILD = """
+import os, signal, sys, time
+from pipeline import lifetime
+lifetime.end_with_parent(by=signal.Signals(int(sys.argv[1])))
+print(os.getpid(), flush=True)
+time.sleep(60)
+"""
+PARENT = """
+import subprocess, sys, time
+subprocess.Popen([sys.executable, "-c", sys.argv[1], sys.argv[2]])
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGTERM])
+def test_a_child_ends_with_its_parent(by):
+    command = [sys.executable, "-c", PARENT, CHILD, str(int(by))]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        child = psutil.Process(int(parent.stdout.readline()))
+        parent.send_signal(signal.SIGKILL)
+        parent.wait(10)
+        child.wait(10)
+    assert not child.is_running()
+
+
+def test_one_whose_parent_has_died_already_ends_at_once():
+    began = time.monotonic()
+    code = "from pipeline import lifetime; lifetime.end_with_parent(1 << 22); print('alive')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert time.monotonic() - began < 30
