@@ -58,8 +58,7 @@ def test_swapped_channels_are_blocked(case, tmp_path):
     exports.save_model(tmp_path / "model" / models.SERVING, swap_channels=True)
     found = judged(replace(case, model=tmp_path / "model"), tmp_path / "judged")
     assert not found["blessed"] and not found["error"]
-    # The stages themselves are content: only what the model says is wrong.
-    assert found["by"] == ["class_recall", "champion"]
+    assert {"champion", "class_recall"} <= set(found["by"])
     assert found["loss"] == found["disagreement"] > 0.4
 
 

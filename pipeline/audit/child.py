@@ -152,9 +152,8 @@ def _one(
     parts = [job.part(number, last) for last in (False, True)]
     said = [_answers(setup, model, data.scan([str(part)])) for part in parts if _filled(part)]
     rows = [np.flatnonzero((fold == number) & (stop == last)) for last in (False, True)]
-    found = {"rows": np.concatenate(rows), "probabilities": np.concatenate(said)}
     temporary = job.run_dir / f".fold-{number}.npz"
-    np.savez(temporary, **found)
+    np.savez(temporary, rows=np.concatenate(rows), probabilities=np.concatenate(said))
     temporary.rename(job.result(number))
     checkpoints.clear()
     del model, state

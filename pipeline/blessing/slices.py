@@ -201,7 +201,9 @@ def _regression_check(
         f"at most {100 * margin:.2f} points may be lost on a slice (evaluate.max_slice_regression)."
     )
     if len(lost):
-        names = bounded([slices[row].name for row in sorted(lost, key=differences.__getitem__)])
+        names = bounded(
+            [slices[int(row)].name for row in sorted(lost, key=differences.__getitem__)]
+        )
         message = f"Worse than the champion, and not by luck, of {len(slices)} slices: {names}. "
     else:
         message = f"No slice of {len(slices)} is shown to lose more than allowed. "

@@ -90,7 +90,7 @@ def judge(
 
 
 def _sound(answers: npt.NDArray[np.float32]) -> Check:
-    finite = np.isfinite(answers).all(axis=1)
+    finite = np.asarray(np.isfinite(answers).all(axis=1))
     whole = finite & (
         np.abs(np.where(finite[:, None], answers, 0).sum(axis=1) - 1) < _SUM_TOLERANCE
     )
