@@ -140,7 +140,7 @@ def test_a_wrong_file_is_named(tmp_path: Path) -> None:
     refused("broken.keras", "can't be read as a Keras model")
     refused("model.pt", "of no known kind; expected.*h5")
     refused("nowhere.h5", "does not exist")
-    with pytest.raises(SafelightError, match="no model of Safelight's"):
+    with pytest.raises(SafelightError, match="There is no model at"):
         build(16, backbone="cifar10-fast", weights=str(tmp_path))
 
 
