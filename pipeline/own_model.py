@@ -89,6 +89,8 @@ def _module(name: str) -> str:
 
 def _specs(module: str) -> list[ModuleSpec]:
     """Returns the specs of the packages around a module, and of the module, outermost first."""
+    if module in sys.builtin_module_names:  # which ones are depends on how Python was built
+        return [ModuleSpec(module, None, origin="built into Python")]
     places: list[str] | None = [str(Path.cwd()), *sys.path]
     found: list[ModuleSpec] = []
     parts = module.split(".")

@@ -51,6 +51,7 @@ def test_a_function_is_loaded(here):
         ("own_nets_a:WIDTH", "no function 'WIDTH'"),
         ("own_nets_b.deep.wide:build", "failed with RuntimeError: imported"),
         ("math:sqrt", "expected one file of Python"),
+        ("sys:exit", "is built into Python; expected one file of Python"),
     ],
 )
 def test_what_is_not_there_is_named(here, name, words):
