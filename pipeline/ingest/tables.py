@@ -36,7 +36,11 @@ def write_images(
             columns = [field.name for field in wanted]
             source = pq.ParquetFile(parts / f"rows-{number:05d}.parquet")
             position = start
-            for batch in source.iter_batches(piece.ROWS_AT_ONCE, columns=columns):
+            # A piece of bad files alone has no rows, which newer versions of pyarrow refuse to read.
+            batches = (
+                source.iter_batches(piece.ROWS_AT_ONCE, columns=columns) if end > start else ()
+            )
+            for batch in batches:
                 mask = pa.array(kept[position : position + batch.num_rows])
                 position += batch.num_rows
                 writer.write_table(_for_people(pa.Table.from_batches([batch]).filter(mask), wanted))
