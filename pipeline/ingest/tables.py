@@ -36,7 +36,7 @@ def write_images(
             columns = [field.name for field in wanted]
             source = pq.ParquetFile(parts / f"rows-{number:05d}.parquet")
             position = start
-            # A piece of bad files alone has no rows, which newer versions of pyarrow refuse to read.
+            # A piece of bad files alone has no rows, which newer pyarrow refuses to read.
             batches = (
                 source.iter_batches(piece.ROWS_AT_ONCE, columns=columns) if end > start else ()
             )
