@@ -24,7 +24,7 @@ from components import artifacts
 from pipeline import events, features, serving_child
 from pipeline import predictions as answers
 from pipeline.blessing import agreement, latency
-from pipeline.blessing.differences import Difference, by_head, differ, what
+from pipeline.blessing.differences import Difference, by_head, differ, told, what
 from pipeline.config import Serving
 from pipeline.errors import SafelightError, bounded
 from pipeline.heads import LABEL
@@ -157,13 +157,9 @@ def compare(
                 message = f"A clean process answered with {error}{where} for {len(rows)} images."
                 return {**report, "message": message}
             found[name] = found.get(name, Difference()).joined(differs)
-    wrong = frozenset[int]().union(*(one.wrong for one in found.values()))
-    worst = max(one.most for one in found.values())
     return {
         **report,
-        "passed": not wrong and worst <= tolerance,
-        "label_mismatches": len(wrong),
-        "max_difference": worst,
+        **told(found, tolerance),
         "message": _message(expected, rows, found, tolerance),
     }
 

@@ -26,6 +26,7 @@ from pipeline.options import (
     TRAIN,
     JsonOption,
     ProfileOption,
+    RunArgument,
     SetOption,
     VerboseOption,
     VerifyOption,
@@ -174,9 +175,7 @@ def doctor(as_json: JsonOption = False) -> None:
 @app.command(rich_help_panel=LOOK)
 def report(
     workdir: WorkdirOption,
-    run_id: Annotated[
-        str | None, typer.Argument(metavar="[RUN]", help="A run's id; by default the newest.")
-    ] = None,
+    run_id: RunArgument = None,
     as_json: JsonOption = False,
 ) -> None:
     """Make a run's report again: one HTML file, and the page of all runs beside."""
@@ -188,9 +187,7 @@ def report(
 @app.command(rich_help_panel=LOOK)
 def why(
     workdir: WorkdirOption,
-    run_id: Annotated[
-        str | None, typer.Argument(metavar="[RUN]", help="A run's id; by default the newest.")
-    ] = None,
+    run_id: RunArgument = None,
     as_json: JsonOption = False,
 ) -> None:
     """Say why a run was pushed, blocked or refused: checks, flipped answers, slices, mix-ups."""

@@ -14,6 +14,9 @@ KEEP, CLUSTER = "Keep it fresh", "On Kubeflow"
 WorkdirOption = Annotated[
     Path, typer.Option("--workdir", "-w", help="Holds all that belongs to these runs.")
 ]
+RunArgument = Annotated[
+    str | None, typer.Argument(metavar="[RUN]", help="A run's id; by default the newest.")
+]
 ProfileOption = Annotated[
     str | None, typer.Option(help="A shipped profile's name, or a TOML file of your own.")
 ]

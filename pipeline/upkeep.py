@@ -13,6 +13,7 @@ from pipeline.options import (
     LOOK,
     JsonOption,
     ProfileOption,
+    RunArgument,
     SetOption,
     VerboseOption,
     WaitOption,
@@ -177,9 +178,7 @@ def collect(
 
 def audit_labels(
     workdir: WorkdirOption,
-    run_id: Annotated[
-        str | None, typer.Argument(metavar="[RUN]", help="A run's id; by default the newest.")
-    ] = None,
+    run_id: RunArgument = None,
     folds: Annotated[int, typer.Option(min=2, max=20, help="Models to train.")] = 5,
     epochs: Annotated[
         int | None, typer.Option(min=1, help="Of each model; by default half of the run's.")

@@ -68,15 +68,8 @@ def check(
         except (KeyError, ValueError) as error:
             message = f"The network gives {error} for the head {name!r} and {len(rows)} images."
             return {**report, "message": message}
-    wrong = frozenset[int]().union(*(one.wrong for one in found.values()))
-    most = max(one.most for one in found.values())
-    return {
-        **report,
-        "passed": not wrong and most <= tolerance,
-        "label_mismatches": len(wrong),
-        "max_difference": most,
-        "message": _message(expected, rows, found, tolerance),
-    }
+    message = _message(expected, rows, found, tolerance)
+    return {**report, **differences.told(found, tolerance), "message": message}
 
 
 def answers(model_dir: Path, transform_graph: Path, records: Sequence[bytes]) -> dict[str, Any]:

@@ -84,6 +84,17 @@ def _surely_other(
     return frozenset(other)
 
 
+def told(found: Mapping[str, Difference], tolerance: float) -> dict[str, Any]:
+    """Returns what serving_check.json says of the heads' differences."""
+    wrong = frozenset[int]().union(*(one.wrong for one in found.values()))
+    most = max(one.most for one in found.values())
+    return {
+        "passed": not wrong and most <= tolerance,
+        "label_mismatches": len(wrong),
+        "max_difference": most,
+    }
+
+
 def what(expected: Predictions, name: str) -> str:
     """Returns what a head's numbers are called."""
     if name == LABEL:

@@ -26,6 +26,7 @@ from rich.table import Table
 from pipeline import config as configuration
 from pipeline import console, registry, rollback
 from pipeline.config import Monitor
+from pipeline.divergence import jensen_shannon
 from pipeline.errors import SafelightError, UsageError
 from pipeline.features import FLOAT_FACTS, TRAIN
 from pipeline.monitor import requests
@@ -230,9 +231,7 @@ def divergence(one: Floats, other: Floats) -> float:
     that a fact with one value, as an aspect ratio often is, can be seen to move.
     """
     edges = np.unique(np.quantile(other, np.linspace(0, 1, _BUCKETS + 1)[1:-1]))
-    p, q = (_shares(sample, edges) for sample in (one, other))
-    middle = (p + q) / 2
-    return float(_entropy(middle) - (_entropy(p) + _entropy(q)) / 2)
+    return jensen_shannon(_shares(one, edges), _shares(other, edges))
 
 
 def _shares(sample: Floats, edges: Floats) -> Floats:
@@ -277,11 +276,6 @@ def write_manifest(path: Path, entries: Sequence[dict[str, Any]], most: int) -> 
 def _margin(entry: dict[str, Any]) -> float:
     best = sorted(entry["probabilities"].values(), reverse=True)
     return float(best[0] - best[1]) if len(best) > 1 else 1.0
-
-
-def _entropy(shares: Floats) -> float:
-    some = shares[shares > 0]
-    return float(-np.sum(some * np.log2(some)))
 
 
 def _figure(name: str, value: float, bound: float, said: str) -> Figure:

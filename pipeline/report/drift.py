@@ -17,6 +17,7 @@ import pyarrow.compute
 from markupsafe import Markup
 
 from pipeline import registry
+from pipeline.divergence import jensen_shannon
 from pipeline.errors import SafelightError
 from pipeline.features import TEST, TRAIN
 from pipeline.report import diagrams, formats
@@ -92,17 +93,6 @@ def build(record: Record) -> Drift | None:
         classes=_classes(_shares(before), _shares(table)) if before is not None else [],
         facts=_facts(table, before),
     )
-
-
-def divergence(one: Floats, other: Floats) -> float:
-    """Returns the Jensen-Shannon divergence of two histograms of shares, in 0-1."""
-    middle = (one + other) / 2
-
-    def relative(shares: Floats) -> float:
-        some = shares > 0
-        return float((shares[some] * np.log2(shares[some] / middle[some])).sum())
-
-    return max(0.0, (relative(one) + relative(other)) / 2)
 
 
 def _champion(record: Record) -> tuple[int | None, bool, pa.Table | None]:
@@ -202,7 +192,7 @@ def _histogram(values: Floats, edges: Floats) -> Floats:
 def _moved(one: Floats, other: Floats, edges: Floats) -> float | None:
     if not len(one) or not len(other):
         return None
-    return divergence(_histogram(one, edges), _histogram(other, edges))
+    return jensen_shannon(_histogram(one, edges), _histogram(other, edges))
 
 
 def _chart(name: str, before: Floats, now: Floats, edges: Floats) -> Markup:
