@@ -30,10 +30,11 @@ import tensorflow as tf
 from rich.console import Console
 from rich.table import Table
 
-from pipeline import augment, data, fitting, heads, models
+from pipeline import heads, models
 from pipeline.config import Train, augmentation
 from pipeline.features import EVAL, TRAIN
 from pipeline.heads import Head
+from pipeline.trainer import augment, data, fitting
 
 SIDE, BATCH, ROUNDS, WARM_UP, RUNS = 32, 128, 5, 4, 8
 

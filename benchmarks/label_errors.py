@@ -27,7 +27,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.runs import SAFELIGHT, artifact, run
-from pipeline import demo, predictions
+from pipeline.commands import demo
+from pipeline.evaluator import predictions
 
 # The test set stands for all digits, and a model of noisy labels passes no strict floor.
 SETTINGS = ("train.learning_rate=0.002", "evaluate.min_accuracy=0.5")

@@ -18,10 +18,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import tensorflow as tf
 
-from pipeline import data, export
-from pipeline.predictions import Export
+from pipeline import export
+from pipeline.evaluator.predictions import Export
 from pipeline.runners import local
 from pipeline.runs import RunDir
+from pipeline.trainer import data
 from pipeline.workdir import Workdir
 
 IMAGES = 256

@@ -23,7 +23,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from pipeline import demo
+from pipeline.commands import demo
 from pipeline.runs import RunDir
 
 ROOT = Path(__file__).parents[1]

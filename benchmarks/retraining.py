@@ -34,8 +34,9 @@ from rich.table import Table
 from benchmarks import retraining_data
 from benchmarks.retraining_data import Images, Kind, Plan
 from benchmarks.runs import SAFELIGHT
-from pipeline import demo, registry
-from pipeline.predictions import Export
+from pipeline import registry
+from pipeline.commands import demo
+from pipeline.evaluator.predictions import Export
 
 PLAN = Path(__file__).with_suffix(".toml")
 ARMS = ("policy", "always", "never")

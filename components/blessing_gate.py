@@ -13,13 +13,13 @@ from tfx.types.standard_artifacts import ModelBlessing, ModelEvaluation
 
 from components import artifacts
 from components.artifacts import IngestReport, Predictions, ServingCheck
-from pipeline import evaluate, verdict
-from pipeline import predictions as answers
-from pipeline.blessing import forgetting, slices
+from pipeline.blessing import forgetting, slices, verdict
 from pipeline.blessing import robustness as spoiled
 from pipeline.config import Calibration, Evaluate
 from pipeline.config import Robustness as RobustnessOptions
 from pipeline.errors import SafelightError
+from pipeline.evaluator import evaluate
+from pipeline.evaluator import predictions as answers
 from pipeline.features import TEST
 from pipeline.window_data import OLDER
 

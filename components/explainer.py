@@ -16,9 +16,9 @@ from tfx.utils import path_utils
 
 from components import artifacts
 from pipeline import events, features, model_json
-from pipeline import predictions as answers
 from pipeline.config import Explain
 from pipeline.errors import SafelightError, bounded
+from pipeline.evaluator import predictions as answers
 from pipeline.explain import choose, job
 
 _BATCH = 256

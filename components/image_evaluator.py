@@ -14,7 +14,7 @@ from tfx.dsl.components.base import executor_spec
 from tfx.types import standard_component_specs as specs
 from tfx.types.standard_artifacts import ModelBlessing
 
-from pipeline import evaluate
+from pipeline.evaluator import evaluate
 from pipeline.features import TEST
 
 NODE_ID = "Evaluator"

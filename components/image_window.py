@@ -19,8 +19,9 @@ from tfx.types import artifact_utils
 from tfx.types.standard_artifacts import Examples, ExampleStatistics
 
 from components.artifacts import IngestReport
-from pipeline import merged_statistics, window_data
+from pipeline import window_data
 from pipeline.errors import SafelightError
+from pipeline.validation import merged_statistics
 
 _STATISTICS = "FeatureStats.pb"
 

@@ -11,9 +11,9 @@ from tfx.utils import path_utils
 
 from components.artifacts import Predictions
 from pipeline import events
-from pipeline import predictions as answers
 from pipeline.blessing import intact
 from pipeline.errors import SafelightError
+from pipeline.evaluator import predictions as answers
 from pipeline.features import TEST
 from pipeline.window_data import OLDER
 

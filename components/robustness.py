@@ -13,9 +13,9 @@ from tfx.utils import path_utils
 
 from components import artifacts
 from pipeline import events, features, images
-from pipeline import predictions as answers
 from pipeline.blessing import robustness as spoiled
 from pipeline.errors import SafelightError
+from pipeline.evaluator import predictions as answers
 
 _BATCH = 256
 # Of decoded pixels at once: 15 versions of each wait to be asked about.

@@ -18,7 +18,7 @@ from tfx.types import standard_component_specs as specs
 from pipeline import search
 from pipeline.features import EVAL, TRAIN
 
-TUNER_FN = "pipeline.tune.tuner_fn"
+TUNER_FN = "pipeline.trainer.tune.tuner_fn"
 NODE_ID = "Tuner"
 
 

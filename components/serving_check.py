@@ -21,12 +21,12 @@ from tfx.types.standard_artifacts import Examples, Model, TransformGraph
 from tfx.utils import path_utils
 
 from components import artifacts
-from pipeline import events, features, serving_child
-from pipeline import predictions as answers
-from pipeline.blessing import agreement, latency
+from pipeline import events, features
+from pipeline.blessing import agreement, latency, serving_child
 from pipeline.blessing.differences import Difference, by_head, differ, told, what
 from pipeline.config import Serving
 from pipeline.errors import SafelightError, bounded
+from pipeline.evaluator import predictions as answers
 from pipeline.heads import LABEL
 
 REPORT = "serving_check.json"

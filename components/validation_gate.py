@@ -1,6 +1,7 @@
 """ValidationGate: stops the run on broken data, which ExampleValidator only reports.
 
-What is checked stands in `pipeline/checks.py`, and what each finding means in docs/validation.md.
+What is checked stands in `pipeline/validation/checks.py`, and what each finding means in
+docs/validation.md.
 """
 
 import json
@@ -16,8 +17,9 @@ from tfx.types.artifact import Artifact
 from tfx.types.standard_artifacts import ExampleAnomalies, ExampleStatistics
 
 from components.artifacts import IngestReport, ValidationReport
-from pipeline import checks, events, refused
+from pipeline import events, refused
 from pipeline.config import Evaluate, Validation
+from pipeline.validation import checks
 
 REPORT = "validation.json"
 _STATISTICS = "FeatureStats.pb"  # StatisticsGen's name for it

@@ -10,10 +10,10 @@ from tfx.types.standard_artifacts import Examples, Model, ModelBlessing, Schema,
 from tfx.utils import path_utils
 
 from components.artifacts import Predictions, Variants
-from pipeline import predictions as answers
 from pipeline.config import Train, Transform
 from pipeline.config import Variants as Options
 from pipeline.errors import SafelightError
+from pipeline.evaluator import predictions as answers
 from pipeline.variants import make
 
 _NOT_BLESSED = "The model is not blessed: no variants were made of it."

@@ -17,10 +17,10 @@ from typing import Annotated, Literal
 import typer
 from rich.markup import escape
 
-from pipeline import cluster, console, runs, upkeep
 from pipeline import config as configuration
-from pipeline.errors import SafelightError
-from pipeline.options import (
+from pipeline import console, runs
+from pipeline.commands import cluster, upkeep
+from pipeline.commands.options import (
     LOOK,
     SERVE,
     TRAIN,
@@ -33,6 +33,7 @@ from pipeline.options import (
     WaitOption,
     WorkdirOption,
 )
+from pipeline.errors import SafelightError
 from pipeline.runs import Outcome, Result
 from pipeline.workdir import open_workdir
 
@@ -100,7 +101,7 @@ def demo(
     verbose: VerboseOption = False,
 ) -> None:
     """Write 5,000 handwritten digits (MNIST) as class folders of PNGs and run on them."""
-    from pipeline import demo as digits
+    from pipeline.commands import demo as digits
 
     with _json_on_error(as_json):
         effective = configuration.load(profile, [*digits.OVERRIDES, *(overrides or ())])
@@ -124,7 +125,7 @@ def inspect(
     as_json: JsonOption = False,
 ) -> None:
     """Show what ingest would see: form, classes, counts, sizes, problems. Nothing is run."""
-    from pipeline import inspect as inspection
+    from pipeline.commands import inspect as inspection
 
     effective = configuration.load(profile, overrides or ())
     inspection.command(data, effective.config.ingest, sample, sheet, as_json, verify)
@@ -146,7 +147,7 @@ def predict(
     as_json: JsonOption = False,
 ) -> None:
     """Say the class and its probability for each image, through the model's serving signature."""
-    from pipeline import predict as prediction
+    from pipeline.commands import predict as prediction
 
     prediction.command(images, workdir, model, top, output, as_json)
 
@@ -159,7 +160,7 @@ def config_command(
     as_json: JsonOption = False,
 ) -> None:
     """Show the effective configuration, each value with where it came from."""
-    from pipeline import show_config
+    from pipeline.commands import show_config
 
     show_config.command(profile, overrides or (), schema, as_json)
 
@@ -167,7 +168,7 @@ def config_command(
 @app.command(rich_help_panel=LOOK)
 def doctor(as_json: JsonOption = False) -> None:
     """Check lane, versions, devices, memory and disk: what is fine, what is not, and the fix."""
-    from pipeline import doctor as checkup
+    from pipeline.commands import doctor as checkup
 
     raise typer.Exit(checkup.command(as_json))
 
@@ -191,7 +192,7 @@ def why(
     as_json: JsonOption = False,
 ) -> None:
     """Say why a run was pushed, blocked or refused: checks, flipped answers, slices, mix-ups."""
-    from pipeline import why as explanation
+    from pipeline.commands import why as explanation
 
     explanation.command(workdir, run_id, as_json)
 
@@ -211,7 +212,7 @@ def serve(
     as_json: JsonOption = False,
 ) -> None:
     """Serve the model that is live: TF Serving where it is installed, else for development."""
-    from pipeline import serve as serving
+    from pipeline.commands import serve as serving
 
     raise typer.Exit(serving.command(workdir, model_name, port, grpc_port, engine, as_json))
 
@@ -223,7 +224,7 @@ def tensorboard(
     as_json: JsonOption = False,
 ) -> None:
     """Show the curves, images and profiles of all runs in TensorBoard."""
-    from pipeline import tensorboard as board
+    from pipeline.commands import tensorboard as board
 
     raise typer.Exit(board.command(workdir, port, as_json))
 

@@ -35,9 +35,11 @@ from components.validation_gate import ValidationGate
 from components.variant_maker import VariantMaker
 from components.variant_pusher import VariantPusher
 from components.versioned_pusher import versioned_pusher
-from pipeline import evaluate, heads, lineage, statistics
+from pipeline import heads, lineage
 from pipeline.config import Config, Section
+from pipeline.evaluator import evaluate
 from pipeline.features import EVAL, TRAIN
+from pipeline.validation import statistics
 
 NAME = "safelight"
 
@@ -136,7 +138,7 @@ def build(config: Config, given: Given) -> Pipeline:
         transform_graph=transform.outputs["transform_graph"],
         schema=schema,
         hyperparameters=tuner.outputs["best_hyperparameters"] if tuner else None,
-        run_fn="pipeline.train.run_fn",
+        run_fn="pipeline.trainer.train.run_fn",
         train_args=trainer_pb2.TrainArgs(splits=[TRAIN]),
         eval_args=trainer_pb2.EvalArgs(splits=[EVAL]),
         custom_config={

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import filelock
 
-from pipeline.errors import Busy, UsageError
+from pipeline.errors import Busy, UsageError, bounded
 
 FORMAT = 1
 
@@ -67,6 +67,22 @@ class Workdir:
     def serving(self, model_name: str) -> Path:
         """Returns the directory that TF Serving watches for this model."""
         return self.root / "serving" / model_name
+
+    def served(self, model: str | None) -> Path:
+        """Returns the serving directory of a model, by default the only one.
+
+        Raises:
+          UsageError: there is none, or several and none is named.
+        """
+        folder = self.root / "serving"
+        names = sorted(one.name for one in folder.iterdir()) if folder.is_dir() else []
+        if model is None and len(names) == 1:
+            return folder / names[0]
+        if model in names:
+            return folder / str(model)
+        if not names:
+            raise UsageError(f"Nothing has been pushed to {self.root} yet.")
+        raise UsageError(f"Name the model with --model-name. There is: {bounded(names, limit=20)}.")
 
     @contextmanager
     def lock(self, wait: bool = False) -> Iterator[int]:

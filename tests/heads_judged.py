@@ -14,8 +14,9 @@ from components import artifacts
 from components.blessing_gate import BlessingGate
 from components.predictor import Predictor
 from components.serving_check import compare
-from pipeline import predictions, serving_child
+from pipeline.blessing import serving_child
 from pipeline.config import Evaluate
+from pipeline.evaluator import predictions
 from pipeline.features import TEST
 from tests import two_heads
 from tests.examples import artifact

@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import export, train
+from pipeline import export
 from pipeline.config import Train, Transform
+from pipeline.trainer import train
 from tests import graphs
 
 SIZE = 16
@@ -101,7 +102,7 @@ def start(job: train.Job) -> subprocess.Popen[bytes]:
     """Starts a training process on a job."""
     path = job.run_dir / "job.json"
     path.write_text(job.model_dump_json())
-    return subprocess.Popen([sys.executable, "-m", "pipeline.train_child", str(path)])
+    return subprocess.Popen([sys.executable, "-m", "pipeline.trainer.train_child", str(path)])
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:

@@ -21,7 +21,7 @@ from PIL import Image, ImageEnhance
 from pipeline import features
 from pipeline.blessing import robustness
 from pipeline.config.variants import Variants
-from pipeline.predictions import Predictions, text
+from pipeline.evaluator.predictions import Predictions, text
 from pipeline.variants import judge as variant_judge
 from tests import exports
 

@@ -23,8 +23,10 @@ from tfx.types import standard_artifacts
 
 from components.artifacts import IngestReport
 from components.image_example_gen import Executor
-from pipeline import events, features, head_columns, predictions, runs, verdict
+from pipeline import events, features, runs
+from pipeline.blessing import verdict
 from pipeline.config import Config, Evaluate, Ingest
+from pipeline.evaluator import head_columns, predictions
 from pipeline.heads import Head
 from pipeline.ingest.scan import scan
 from pipeline.runs import Request, Result, RunDir, Stage

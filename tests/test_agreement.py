@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pipeline import export, features, heads, models, predictions, verdict
-from pipeline.blessing import agreement, calibration, differences
+from pipeline import export, features, heads, models
+from pipeline.blessing import agreement, calibration, differences, verdict
 from pipeline.config import Train
+from pipeline.evaluator import predictions
 from pipeline.features import PIXELS
 from pipeline.records import Input
 from tests import graphs

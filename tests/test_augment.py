@@ -10,9 +10,10 @@ import pytest
 import tensorflow as tf
 from PIL import Image, ImageOps
 
-from pipeline import augment, config
+from pipeline import config
 from pipeline.config import Train, augmentation
 from pipeline.errors import ConfigError
+from pipeline.trainer import augment
 from tests import made
 
 SIDE, BATCH = 24, 8

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pipeline import backbones, data, export, features, fitting, models
-from pipeline.checkpoints import State
+from pipeline import backbones, export, features, models
 from pipeline.config import Train
 from pipeline.errors import ConfigError, SafelightError
-from pipeline.fitting import Batches
 from pipeline.heads import Head
 from pipeline.models import pretrained, weights
+from pipeline.trainer import data, fitting
+from pipeline.trainer.checkpoints import State
+from pipeline.trainer.fitting import Batches
 from tests import graphs
 
 HEADS = (Head(name="label", kind="class", classes=graphs.CLASSES),)

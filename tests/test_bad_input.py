@@ -10,10 +10,10 @@ import pytest
 
 from pipeline import config as configuration
 from pipeline import hardware
-from pipeline.devices import Devices
 from pipeline.errors import ConfigError
 from pipeline.ingest.scan import scan
 from pipeline.runners import local
+from pipeline.trainer.devices import Devices
 from pipeline.workdir import open_workdir
 from tests import made
 

@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import config, verdict
-from pipeline.blessing import intact
+from pipeline import config
+from pipeline.blessing import intact, verdict
+from pipeline.blessing.measured import Measured
+from pipeline.blessing.verdict import Evidence
 from pipeline.config import Evaluate
 from pipeline.errors import ConfigError, SafelightError
-from pipeline.measured import Measured
-from pipeline.predictions import Predictions
-from pipeline.verdict import Evidence
+from pipeline.evaluator.predictions import Predictions
 
 SERVED = {"passed": True, "max_difference": 1e-7, "tolerance": 1e-4, "message": "served"}
 CLASSES = ("a", "b")

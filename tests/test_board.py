@@ -18,9 +18,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pipeline import board, heads, runs, tensorboard
+from pipeline import heads, runs
+from pipeline.commands import tensorboard
 from pipeline.config import Train
 from pipeline.errors import SafelightError, UsageError
+from pipeline.trainer import board
 from pipeline.workdir import open_workdir
 
 CLASSES = ("blue", "green", "red")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from pipeline import bounds
+from pipeline.blessing import bounds
 
 
 def test_clopper_pearson_inverts_the_binomial_test():

@@ -10,11 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import export, features, model_json, predictions, train, train_child
+from pipeline import export, features, model_json
 from pipeline.blessing import calibration, reliability
 from pipeline.config import Calibration, validated
 from pipeline.errors import ConfigError, DataRefused
+from pipeline.evaluator import predictions
 from pipeline.ingest.splits import Rule, group_key
+from pipeline.trainer import train, train_child
 from tests import graphs, jobs
 
 
@@ -304,7 +306,7 @@ def test_predictions_tell_what_was_answered(calibrated, tmp_path):
 
 
 def test_what_can_not_be_calibrated_is_refused_before_training(calibrated):
-    from pipeline import training
+    from pipeline.trainer import training
 
     job, _ = calibrated
     strict = job.model_copy(update={"calibration": Calibration(target_precision=0.99)})

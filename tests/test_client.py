@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline import images, request, serve
+from pipeline import images
 from pipeline.client import GrpcClient, NotServed, RequestRefused, RestClient
+from pipeline.client.request_log import RequestLog
+from pipeline.commands import request, serve
 from pipeline.errors import SafelightError, UsageError
-from pipeline.request_log import RequestLog
 from tests import exports, made
 
 NAME = "colours"

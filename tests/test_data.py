@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pipeline import cache, data, events, heads
+from pipeline import events, heads
 from pipeline.config import Train
 from pipeline.errors import ConfigError, DataRefused, SafelightError
 from pipeline.heads import Head
+from pipeline.trainer import cache, data
 from tests import graphs
 
 SIZE = 16

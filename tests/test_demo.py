@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline import config, demo
+from pipeline import config
+from pipeline.commands import demo
 from pipeline.errors import SafelightError, UsageError
 
 pytestmark = pytest.mark.current

@@ -12,7 +12,7 @@ from google.protobuf import text_format
 from tensorflow_serving.config import model_server_config_pb2
 
 from pipeline import config as configuration
-from pipeline import serve
+from pipeline.commands import serve
 from pipeline.config import Kubeflow
 from pipeline.kubeflow import checks, platform
 from tests import kustomize

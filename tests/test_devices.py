@@ -13,11 +13,13 @@ from typing import Any, cast
 import pytest
 import tensorflow as tf
 
-from pipeline import devices, hardware, serving_child, train, workers
+from pipeline import hardware, workers
+from pipeline.blessing import serving_child
 from pipeline.config import Train
-from pipeline.devices import Devices
 from pipeline.errors import ConfigError
 from pipeline.runners import local
+from pipeline.trainer import devices, train
+from pipeline.trainer.devices import Devices
 from tests import jobs
 
 NO_DATA: dict[str, Any] = {

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import doctor
-from pipeline.doctor import Finding
+from pipeline.commands import doctor
+from pipeline.commands.doctor import Finding
 
 pytestmark = pytest.mark.current
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import combiners, evaluate
 from pipeline.config import Evaluate
 from pipeline.errors import SafelightError
+from pipeline.evaluator import combiners, evaluate
 from pipeline.heads import Head
 from tests import exports
 
@@ -46,7 +46,7 @@ def run_evaluator(examples, model, target, beside=(), **options):
                 evaluate.eval_config(Evaluate(**options), heads=beside)
             ),
             "example_splits": '["test"]',
-            "module_path": "pipeline.evaluate",
+            "module_path": "pipeline.evaluator.evaluate",
         },
     )
     # Only the final gate blesses.
@@ -58,7 +58,7 @@ def run_evaluator(examples, model, target, beside=(), **options):
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     """The evaluation of a model that takes red for blue, and what its own answers say."""
-    from pipeline.predictions import Export, answer_split
+    from pipeline.evaluator.predictions import Export, answer_split
 
     root = tmp_path_factory.mktemp("evaluated")
     examples = exports.write_examples(root / "examples", COUNTS)

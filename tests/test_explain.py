@@ -15,9 +15,9 @@ from PIL import Image
 from pipeline import export, features, heads, model_json, models
 from pipeline.config import Train
 from pipeline.errors import SafelightError
+from pipeline.evaluator.predictions import Predictions
 from pipeline.explain import attributions, child, choose, drawing, job
 from pipeline.explain.network import Network
-from pipeline.predictions import Predictions
 from tests import exports, graphs, two_heads
 
 SIDE = 24

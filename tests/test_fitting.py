@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pipeline import events, fitting, models
-from pipeline.checkpoints import Checkpoints, State
+from pipeline import events, models
 from pipeline.config import Train
 from pipeline.errors import ConfigError
-from pipeline.fitting import Batches
 from pipeline.heads import Head
 from pipeline.models import freezing, pretrained
+from pipeline.trainer import fitting
+from pipeline.trainer.checkpoints import Checkpoints, State
+from pipeline.trainer.fitting import Batches
 
 SIDE, IMAGES, BATCH = 8, 24, 8
 

@@ -8,7 +8,7 @@ import pytest
 from pipeline.blessing import forgetting
 from pipeline.blessing.forgetting import Older
 from pipeline.errors import SafelightError
-from pipeline.predictions import Predictions
+from pipeline.evaluator.predictions import Predictions
 
 CLASSES = ("a", "b")
 

@@ -17,8 +17,8 @@ from pipeline.blessing import slices
 from pipeline.blessing.buckets import found_in
 from pipeline.config import Evaluate, Ingest
 from pipeline.errors import ConfigError, DataRefused
+from pipeline.evaluator.predictions import Predictions, read
 from pipeline.ingest.scan import scan
-from pipeline.predictions import Predictions, read
 from tests import made
 
 

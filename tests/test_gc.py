@@ -11,7 +11,8 @@ import pytest
 from ml_metadata import metadata_store
 from ml_metadata.proto import metadata_store_pb2
 
-from pipeline import gc, registry
+from pipeline import registry
+from pipeline.commands import gc
 from pipeline.errors import Busy
 from pipeline.retrain.book import Book
 from pipeline.runners.metadata import connection_config

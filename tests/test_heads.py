@@ -12,21 +12,14 @@ import pytest
 import tensorflow as tf
 from tensorflow_transform.tf_metadata import schema_utils
 
-from pipeline import (
-    client_answers,
-    config,
-    export,
-    heads,
-    models,
-    predict,
-    predict_output,
-    predictions,
-    request,
-)
-from pipeline import evaluate as evaluation
+from pipeline import config, export, heads, models
+from pipeline.client import client_answers
+from pipeline.commands import predict, predict_output, request
 from pipeline.config import Config, Ingest
 from pipeline.errors import ConfigError, DataRefused, SafelightError
-from pipeline.head_columns import Classes, Values
+from pipeline.evaluator import evaluate as evaluation
+from pipeline.evaluator import predictions
+from pipeline.evaluator.head_columns import Classes, Values
 from pipeline.ingest import manifest
 from pipeline.ingest.entries import Ignored
 from pipeline.records import Input

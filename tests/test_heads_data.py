@@ -24,11 +24,12 @@ from components import image_transform
 from components.artifacts import IngestReport, ValidationReport
 from components.image_schema_gen import ImageSchemaGen
 from components.validation_gate import ValidationGate
-from pipeline import checks, config, heads, registry
+from pipeline import config, heads, registry
 from pipeline.config import Validation
 from pipeline.errors import DataRefused
 from pipeline.registry import Origin
-from pipeline.statistics import statistics_options
+from pipeline.validation import checks
+from pipeline.validation.statistics import statistics_options
 from schemas import image_schema
 from tests import two_heads
 from tests.examples import artifact, execute

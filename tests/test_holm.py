@@ -8,7 +8,7 @@ from scipy.optimize import brentq
 from scipy.stats import binom, binomtest
 
 from pipeline.blessing import holm, recall, size
-from pipeline.class_checks import Floors
+from pipeline.blessing.class_checks import Floors
 from pipeline.config import Evaluate
 
 

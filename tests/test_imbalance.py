@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pipeline import events, imbalance, sampling
+from pipeline import events
 from pipeline.config import Train
 from pipeline.errors import ConfigError
+from pipeline.trainer import imbalance, sampling
 
 CLASSES = ("cat", "dog", "owl")
 COUNTS = np.array([60, 30, 10])

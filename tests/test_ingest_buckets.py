@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import inspect
+from pipeline.commands import inspect
 from pipeline.config import Ingest
 from pipeline.errors import DataRefused, SafelightError
 from pipeline.ingest import buckets, listing

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from pipeline import inspect
+from pipeline.commands import inspect
 from pipeline.config import Ingest
 from pipeline.errors import DataRefused
 from pipeline.ingest import wire
@@ -108,7 +108,7 @@ def test_records_are_inspected_too(tmp_path):
 
 def test_it_imports_neither_tensorflow_nor_tfx():
     code = (
-        "import sys, pipeline.inspect; "
+        "import sys, pipeline.commands.inspect; "
         "bad = {'tensorflow', 'tfx', 'apache_beam', 'keras'} & set(sys.modules); "
         "sys.exit(str(bad) if bad else 0)"
     )

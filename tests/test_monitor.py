@@ -15,10 +15,10 @@ from PIL import Image
 
 from pipeline import images, monitor, registry
 from pipeline.client import Prediction
+from pipeline.client.request_log import RequestLog
 from pipeline.config import Monitor
 from pipeline.errors import SafelightError, UsageError
 from pipeline.features import FLOAT_FACTS
-from pipeline.request_log import RequestLog
 from pipeline.retrain.ledger import Ledger
 from pipeline.runs import RunDir, write_json
 from pipeline.workdir import open_workdir

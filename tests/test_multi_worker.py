@@ -16,21 +16,12 @@ import psutil
 import pytest
 import tensorflow as tf
 
-from pipeline import (
-    data,
-    devices,
-    events,
-    export,
-    fitting,
-    loop,
-    models,
-    predictions,
-    train,
-    train_child,
-)
-from pipeline.checkpoints import Checkpoints
+from pipeline import events, export, models
 from pipeline.config import Train
 from pipeline.errors import ConfigError
+from pipeline.evaluator import predictions
+from pipeline.trainer import data, devices, fitting, loop, train, train_child
+from pipeline.trainer.checkpoints import Checkpoints
 from tests import graphs, jobs
 from tests.jobs import history_of, start, state_files, wait_for, weights_of
 
@@ -120,7 +111,7 @@ def test_a_worker_that_is_killed_ends_the_others(make_job: MakeJob) -> None:
 
 
 def children_of(process: psutil.Process) -> list[psutil.Process]:
-    return [c for c in process.children() if "pipeline.train_child" in c.cmdline()]
+    return [c for c in process.children() if "pipeline.trainer.train_child" in c.cmdline()]
 
 
 @pytest.mark.slow

@@ -8,9 +8,10 @@ import keras
 import numpy as np
 import pytest
 
-from pipeline import losses, optimizers, phases, schedules
+from pipeline import phases
 from pipeline.config import Train
 from pipeline.heads import Head
+from pipeline.trainer import losses, optimizers, schedules
 
 STEPS = 10  # of an epoch
 

@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pipeline import bounds, class_checks
-from pipeline.blessing import bootstrap, paired
+from pipeline.blessing import bootstrap, bounds, class_checks, paired
 from pipeline.blessing.bootstrap import Difference
-from pipeline.measured import Measured
-from pipeline.predictions import Predictions
+from pipeline.blessing.measured import Measured
+from pipeline.evaluator.predictions import Predictions
 
 
 def test_mcnemars_mid_p_of_the_published_example():

@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pipeline import predict, predict_output, registry
+from pipeline import registry
+from pipeline.commands import predict, predict_output
 from pipeline.errors import SafelightError, UsageError
 from pipeline.registry import Origin
 from pipeline.workdir import open_workdir

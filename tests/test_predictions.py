@@ -8,9 +8,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import features, predict, predictions, request
-from pipeline.client_answers import Prediction
+from pipeline import features
+from pipeline.client.client_answers import Prediction
+from pipeline.commands import predict, request
 from pipeline.errors import SafelightError
+from pipeline.evaluator import predictions
 from tests import exports, made
 
 

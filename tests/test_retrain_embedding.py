@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline import demo, export, heads, images, models
+from pipeline import export, heads, images, models
+from pipeline.commands import demo
 from pipeline.config import Retrain, Train
 from pipeline.records import Input
 from pipeline.retrain import embedding, policy

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import config, registry, rollback
+from pipeline import config, registry
+from pipeline.commands import rollback
 from pipeline.errors import Busy, NotBlessed, UsageError
 from pipeline.retrain import command
 from pipeline.retrain.book import Book

@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 import tensorflow_data_validation as tfdv
 
-from pipeline import events, merged_statistics, window_data
+from pipeline import events, window_data
 from pipeline.errors import DataRefused
+from pipeline.validation import merged_statistics
 from pipeline.window_data import Part
 
 

@@ -14,8 +14,9 @@ from tfx.types.standard_artifacts import Examples, Model
 from components import artifacts
 from components.robustness import Robustness
 from pipeline import config as configuration
-from pipeline import graph, images, verdict
+from pipeline import graph, images
 from pipeline.blessing import robustness as spoiled
+from pipeline.blessing import verdict
 from pipeline.blessing.corruptions import KINDS, STRENGTHS, corrupted
 from pipeline.config import Config, Evaluate
 from pipeline.config import Robustness as Options

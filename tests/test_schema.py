@@ -13,7 +13,7 @@ from components.artifacts import IngestReport
 from components.image_schema_gen import ImageSchemaGen
 from pipeline import features
 from pipeline.errors import DataRefused, SafelightError
-from pipeline.statistics import COUNTED, statistics_options
+from pipeline.validation.statistics import COUNTED, statistics_options
 from schemas import image_schema
 from tests.examples import artifact, execute
 

@@ -10,7 +10,7 @@ from pipeline import config as configuration
 from pipeline import search
 from pipeline.config import Train, Transform, Tune
 from pipeline.errors import ConfigError
-from pipeline.trials import Trials
+from pipeline.trainer.trials import Trials
 
 SPACE = {
     "learning_rate": {"min": 1e-4, "max": 1e-1, "log": True},

@@ -13,7 +13,7 @@ import time
 import pytest
 import requests
 
-from pipeline import serve
+from pipeline.commands import serve
 from pipeline.errors import SafelightError, UsageError
 from pipeline.workdir import open_workdir
 from tests import exports

@@ -19,10 +19,10 @@ from tfx.types.standard_artifacts import Examples, Model, TransformGraph
 from components import artifacts
 from components.predictor import Predictor
 from components.serving_check import ServingCheck, compare, pick
-from pipeline import predictions
 from pipeline.blessing import budgets
 from pipeline.config import Serving
 from pipeline.errors import SafelightError
+from pipeline.evaluator import predictions
 from tests import exports
 
 COUNTS = {"blue": 12, "green": 3, "red": 12, "white": 1}
@@ -243,8 +243,8 @@ def test_child_is_clean_and_dies_with_its_parent(tmp_path):
             "-c",
             "import os, subprocess, sys\n"
             f"request = {str(tmp_path / 'request.json')!r}\n"
-            "child = subprocess.Popen([sys.executable, '-m', 'pipeline.serving_child', request,"
-            " str(os.getpid())], stdin=subprocess.DEVNULL)\n"
+            "child = subprocess.Popen([sys.executable, '-m', 'pipeline.blessing.serving_child',"
+            " request, str(os.getpid())], stdin=subprocess.DEVNULL)\n"
             "print(child.pid, flush=True)\n"
             "child.wait()\n",
         ],

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from pipeline import config as configuration
-from pipeline import show_config
+from pipeline.commands import show_config
 
 pytestmark = pytest.mark.current
 

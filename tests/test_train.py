@@ -21,10 +21,11 @@ from tensorflow.python.summary.summary_iterator import summary_iterator
 from tfx.components.trainer import executor
 from tfx.types import artifact_utils, standard_artifacts
 
-from pipeline import data, events, export, model_json, train, train_child
-from pipeline.checkpoints import Arrays, Checkpoints, Epoch, State
+from pipeline import events, export, model_json
 from pipeline.errors import DataRefused
-from pipeline.fitting import NotFinite
+from pipeline.trainer import data, train, train_child
+from pipeline.trainer.checkpoints import Arrays, Checkpoints, Epoch, State
+from pipeline.trainer.fitting import NotFinite
 from tests import graphs, jobs
 from tests.jobs import SIZE, fn_args, history_of, start, state_files, wait_for, weights_of
 
@@ -223,7 +224,7 @@ def test_stopped_while_it_trains_it_leaves_no_child(make_job: MakeJob) -> None:
     finally:
         signal.signal(signal.SIGALRM, before)
     commands = [child.cmdline() for child in psutil.Process().children()]
-    assert not any("pipeline.train_child" in command for command in commands)
+    assert not any("pipeline.trainer.train_child" in command for command in commands)
 
 
 @pytest.mark.slow
@@ -242,7 +243,7 @@ def test_tfx_s_trainer_runs_it(make_job: MakeJob, tmp_path: Path) -> None:
         {"examples": [examples], "schema": [schema], "transform_graph": [graph]},
         {"model": [model], "model_run": [model_run]},
         {
-            "run_fn": "pipeline.train.run_fn",
+            "run_fn": "pipeline.trainer.train.run_fn",
             "train_args": '{"splits": ["train"]}',
             "eval_args": '{"splits": ["eval"]}',
             "custom_config": json.dumps(fn_args(job).custom_config),
@@ -303,7 +304,8 @@ def test_the_child_dies_with_its_parent(make_job: MakeJob) -> None:
         "path = pathlib.Path(sys.argv[1])\n"
         "job = train.Job.model_validate_json(path.read_text())\n"
         "path.write_text(job.model_copy(update={'parent': os.getpid()}).model_dump_json())\n"
-        "child = subprocess.Popen([sys.executable, '-m', 'pipeline.train_child', str(path)])\n"
+        "module = 'pipeline.trainer.train_child'\n"
+        "child = subprocess.Popen([sys.executable, '-m', module, str(path)])\n"
         "print(child.pid, flush=True)\n"
         "child.wait()\n"
     )

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from pipeline import events, export, model_json, train, train_child
-from pipeline.checkpoints import Checkpoints, State
+from pipeline import events, export, model_json
 from pipeline.features import MODEL_FACTS, WEIGHTS
+from pipeline.trainer import train, train_child
+from pipeline.trainer.checkpoints import Checkpoints, State
 from tests import jobs
 from tests.jobs import history_of, weights_of
 

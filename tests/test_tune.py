@@ -15,9 +15,10 @@ from typing import Any
 import psutil
 import pytest
 
-from pipeline import events, search, tune
+from pipeline import events, search
 from pipeline.config import Train, Transform, Tune
 from pipeline.errors import SafelightError
+from pipeline.trainer import tune
 from tests import graphs
 
 ROOT = Path(__file__).parent.parent
@@ -136,7 +137,7 @@ def test_a_network_of_ones_own_is_found_where_the_command_was_started(
 def child_of(parent: int, deadline: float) -> psutil.Process:
     while time.monotonic() < deadline:
         for process in psutil.Process(parent).children(recursive=True):
-            if "pipeline.tune_child" in process.cmdline():
+            if "pipeline.trainer.tune_child" in process.cmdline():
                 return process
         time.sleep(0.1)
     raise AssertionError("the tuning process did not start")

@@ -19,10 +19,11 @@ from tfx.types.standard_artifacts import (
 
 from components.artifacts import IngestReport, ValidationReport
 from components.validation_gate import ValidationGate
-from pipeline import checks, events
+from pipeline import events
 from pipeline.config import Validation
 from pipeline.errors import DataRefused
-from pipeline.statistics import statistics_options
+from pipeline.validation import checks
+from pipeline.validation.statistics import statistics_options
 from schemas import image_schema
 from tests import examples, made
 from tests.examples import artifact, execute, write_report

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline import config, export, predictions
+from pipeline import config, export
+from pipeline.evaluator import predictions
 from pipeline.variants import convert, judge, lite, make, pixels
 from pipeline.variants.bench import Bench
 from tests import graphs, two_heads

@@ -7,11 +7,10 @@ import json
 import numpy as np
 import pytest
 
-from pipeline import verdict_heads
-from pipeline.blessing import recall
+from pipeline.blessing import recall, verdict_heads
+from pipeline.blessing.measured import Measured, MeasuredValues
 from pipeline.config import Evaluate
-from pipeline.head_columns import Classes, Values
-from pipeline.measured import Measured, MeasuredValues
+from pipeline.evaluator.head_columns import Classes, Values
 
 IMAGES = 400
 

@@ -8,9 +8,10 @@ import keras
 import numpy as np
 import pytest
 
-from pipeline import export, heads, models, warm
+from pipeline import export, heads, models
 from pipeline.config import Train
 from pipeline.records import Input
+from pipeline.trainer import warm
 from tests import graphs
 from tests.test_export import IMAGES, SIZE
 

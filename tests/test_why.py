@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from pipeline import events, runs, verdict, why
+from pipeline import events, runs
+from pipeline.blessing import verdict
+from pipeline.commands import why
 from pipeline.config import Evaluate
 from pipeline.errors import UsageError
 from pipeline.report import outcome

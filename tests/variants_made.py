@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pipeline import predictions, train, train_child
 from pipeline.config import Variants
+from pipeline.evaluator import predictions
+from pipeline.trainer import train, train_child
 from pipeline.variants.job import MakeJob
 from pipeline.variants.make import Work
 from tests import graphs, jobs

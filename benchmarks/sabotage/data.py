@@ -15,7 +15,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from benchmarks import runs
-from pipeline import config, demo
+from pipeline import config
+from pipeline.commands import demo
 from pipeline.config import Config, Train, Transform
 from pipeline.features import CALIB, EVAL, IMAGE, LABEL, TEST, TRAIN
 

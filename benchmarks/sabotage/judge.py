@@ -28,9 +28,10 @@ from components.predictor import Predictor
 from components.robustness import Robustness
 from components.serving_check import ServingCheck
 from components.variant_maker import VariantMaker
-from pipeline import evaluate, graph, predictions
+from pipeline import graph
 from pipeline.blessing import paired
 from pipeline.config import Config, Section
+from pipeline.evaluator import evaluate, predictions
 from pipeline.features import TEST
 from pipeline.variants import make
 

@@ -14,12 +14,13 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from benchmarks.sabotage.data import Base
-from pipeline import export, model_json, records, train_child, training
+from pipeline import export, model_json, records
 from pipeline.config import Calibration, Train
 from pipeline.export import Facts
 from pipeline.features import CALIB, EVAL, PIXELS, TRAIN
 from pipeline.records import Input
-from pipeline.train import Job
+from pipeline.trainer import train_child, training
+from pipeline.trainer.train import Job
 
 _STEPS = 12  # of the bisection: finer than an image of eval
 SERVING = "Format-Serving"

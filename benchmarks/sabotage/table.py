@@ -9,8 +9,7 @@ from typing import Any
 
 from benchmarks.sabotage import data
 from benchmarks.sabotage.plan import HEALTHY, RETRAIN, TITLES, UNSURE, VARIANTS, WORSE
-from pipeline import bounds
-from pipeline.blessing import paired
+from pipeline.blessing import bounds, paired
 
 # Of both ends of an interval together.
 _CONFIDENCE = 0.95

@@ -19,14 +19,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from pipeline import events, train_child
-from pipeline.train import Job
+from pipeline import events
+from pipeline.trainer import train_child
+from pipeline.trainer.train import Job
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from pipeline.training import Setup
+    from pipeline.trainer.training import Setup
 
 STAGE: Final = "Audit"
 LOG: Final = "log.txt"
@@ -69,7 +70,7 @@ def run(job: AuditJob) -> None:
     began = time.monotonic()
     with np.load(job.dealt) as dealt:
         fold, stop = dealt["fold"], dealt["stop"]
-    from pipeline import training  # noqa: F401 - TensorFlow: seconds that the person is told about
+    from pipeline.trainer import training  # noqa: F401 - TensorFlow: seconds that the person is told about
 
     events.emit("startup", seconds=round(time.monotonic() - began, 2))
     events.emit("stage", name=STAGE, state="start")
@@ -115,7 +116,7 @@ def _write_parts(job: AuditJob, fold: npt.NDArray[np.int64], stop: npt.NDArray[n
 
 def _setup(job: AuditJob, number: int, before: Setup | None) -> Setup:
     """Returns what trains without a fold; devices are opened but once, the first time."""
-    from pipeline import data, training
+    from pipeline.trainer import data, training
 
     others = [other for other in range(job.folds) if other != number]
     fit, choose = (tuple(str(job.part(other, stop)) for other in others) for stop in (False, True))
@@ -136,8 +137,9 @@ def _one(
     import keras
     import numpy as np
 
-    from pipeline import data, models, training
-    from pipeline.checkpoints import Checkpoints, State
+    from pipeline import models
+    from pipeline.trainer import data, training
+    from pipeline.trainer.checkpoints import Checkpoints, State
 
     model = training.make_model(setup, job.train)
     checkpoints = Checkpoints(job.checkpoints, f"fold-{number}")

@@ -18,12 +18,13 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from pipeline import console, events, fingerprint, train
+from pipeline import console, events, fingerprint
 from pipeline.audit import child, sheet, source, suspects
 from pipeline.audit.source import Source
 from pipeline.audit.suspects import Suspect
 from pipeline.errors import SafelightError, UsageError
 from pipeline.ingest import corrections
+from pipeline.trainer import train
 from pipeline.workdir import Workdir, open_workdir
 from schemas import image_schema
 

@@ -16,8 +16,8 @@ from pipeline import model_json
 from pipeline.blessing import differences
 from pipeline.blessing.differences import Difference
 from pipeline.errors import SafelightError, bounded
+from pipeline.evaluator.predictions import Predictions, text
 from pipeline.heads import LABEL
-from pipeline.predictions import Predictions, text
 
 if TYPE_CHECKING:
     import keras

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.class_checks import Check, Part
+from pipeline.blessing.class_checks import Check, Part
 
 
 def judge(serving: Mapping[str, Any]) -> Part:

@@ -161,7 +161,7 @@ def threshold(
       target: the precision.
       confidence: with which it is met.
     """
-    from pipeline import bounds
+    from pipeline.blessing import bounds
 
     order = np.argsort(-confidences, kind="stable")
     ranked, hits = confidences[order], np.cumsum(right[order])

@@ -11,10 +11,10 @@ import numpy.typing as npt
 
 from pipeline.blessing import paired
 from pipeline.blessing.bootstrap import Difference
+from pipeline.blessing.class_checks import Check, Floors
 from pipeline.blessing.paired import Verdict
-from pipeline.class_checks import Check, Floors
 from pipeline.config import Evaluate
-from pipeline.predictions import Predictions
+from pipeline.evaluator.predictions import Predictions
 
 _NAMES = {
     "accuracy": "Accuracy",

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.head_columns import Classes, HeadColumns, Values
+from pipeline.evaluator.head_columns import Classes, HeadColumns, Values
+from pipeline.evaluator.predictions import Predictions
 from pipeline.heads import LABEL
-from pipeline.predictions import Predictions
 
 
 @dataclass(frozen=True)

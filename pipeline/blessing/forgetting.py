@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline import bounds
-from pipeline.class_checks import Check, Part
+from pipeline.blessing import bounds
+from pipeline.blessing.class_checks import Check, Part
 from pipeline.errors import SafelightError
-from pipeline.predictions import Predictions
+from pipeline.evaluator.predictions import Predictions
 
 
 @dataclass(frozen=True)

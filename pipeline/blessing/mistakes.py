@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.predictions import Predictions, text
+from pipeline.evaluator.predictions import Predictions, text
 
 _FLIPPED = 50
 _PAIRS = 10

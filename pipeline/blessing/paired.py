@@ -13,10 +13,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import bdtr, ndtr, ndtri
 
-from pipeline import bounds
-from pipeline.blessing import bootstrap
+from pipeline.blessing import bootstrap, bounds
 from pipeline.blessing.bootstrap import Difference
-from pipeline.predictions import Predictions
+from pipeline.evaluator.predictions import Predictions
 
 Verdict = Literal["better", "no worse", "worse", "undecided"]
 Decision = Literal["push", "block", "estimate"]

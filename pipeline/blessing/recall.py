@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from pipeline import bounds
-from pipeline.blessing import holm
-from pipeline.class_checks import Check, Floors
+from pipeline.blessing import bounds, holm
+from pipeline.blessing.class_checks import Check, Floors
 from pipeline.config import Evaluate
 from pipeline.errors import bounded
 

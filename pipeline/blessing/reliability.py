@@ -12,11 +12,11 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from pipeline import bounds
-from pipeline.class_checks import Check, Part
+from pipeline.blessing import bounds
+from pipeline.blessing.class_checks import Check, Part
 from pipeline.config import Calibration
+from pipeline.evaluator.predictions import Predictions
 from pipeline.features import UNKNOWN
-from pipeline.predictions import Predictions
 
 BINS: Final = 15
 # An answer this near to the threshold may fall on either side of it in another batch.

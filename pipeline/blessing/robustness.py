@@ -14,8 +14,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from pipeline import bounds
-from pipeline.class_checks import Check, Part
+from pipeline.blessing import bounds
+from pipeline.blessing.class_checks import Check, Part
 from pipeline.config import Robustness
 
 FILE: Final = "robustness.json"

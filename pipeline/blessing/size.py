@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 
-from pipeline import bounds
-from pipeline.blessing import holm
+from pipeline.blessing import bounds, holm
+from pipeline.blessing.measured import least_accuracy
 from pipeline.config import Evaluate
 from pipeline.errors import bounded
-from pipeline.measured import least_accuracy
 
 
 def hopeless(sizes: Mapping[str, int], options: Evaluate) -> Iterator[tuple[str, str, str, str]]:

@@ -15,13 +15,13 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipeline import bounds, features
-from pipeline.blessing import holm
+from pipeline import features
+from pipeline.blessing import bounds, holm
 from pipeline.blessing.buckets import Bucket, found_in
-from pipeline.class_checks import Check, Part
+from pipeline.blessing.class_checks import Check, Part
 from pipeline.config import Evaluate
 from pipeline.errors import bounded
-from pipeline.predictions import Predictions
+from pipeline.evaluator.predictions import Predictions
 
 FLOOR = "slices"
 REGRESSION = "slice_regression"

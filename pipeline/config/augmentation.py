@@ -1,8 +1,8 @@
 """The steps of train.augment: each a name and its options, checked as they are read.
 
 A policy is a list, and its order is the order of the steps: names, or tables of a name and its
-options. What the steps do to pixels is in `pipeline.augment`; docs/training-input.md says what each
-costs.
+options. What the steps do to pixels is in `pipeline.trainer.augment`; docs/training-input.md says
+what each costs.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from pipeline.predictions import Predictions
+from pipeline.evaluator.predictions import Predictions
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from pipeline import config as configuration
-from pipeline import console, registry, rollback
+from pipeline import console, registry
 from pipeline.config import Monitor
 from pipeline.divergence import jensen_shannon
 from pipeline.errors import SafelightError, UsageError
@@ -94,7 +94,7 @@ def command(
     """Prints what the logs show, records alarms in the ledger, and returns the exit code 0.
 
     Args:
-      logs: files of JSON lines, as pipeline/request_log.py writes them, or TFRecords of
+      logs: files of JSON lines, as pipeline/client/request_log.py writes them, or TFRecords of
         tensorflow_serving's PredictionLog.
       workdir: with the model that answered.
       model: its name, where there are several.
@@ -109,7 +109,7 @@ def command(
     """
     options = configuration.load(profile, overrides).config.monitor
     place = open_workdir(workdir, create=False)
-    root = rollback.model_root(place, model)
+    root = place.served(model)
     champion = registry.read(root).champion()
     if champion is None:
         raise UsageError(f"Nothing is served from {root} yet: there is nothing to watch.")
@@ -202,7 +202,7 @@ def baseline(workdir: Workdir, run_id: str) -> Seen:
     """
     import pyarrow.parquet as pq
 
-    from pipeline import predictions
+    from pipeline.evaluator import predictions
 
     made = RunDir(workdir.runs / run_id).read_artifacts() if run_id else {}
     try:

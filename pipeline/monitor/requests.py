@@ -1,7 +1,7 @@
 """Logged requests, in either form: the client's JSON lines, or TFRecords of PredictionLog.
 
-An entry has the keys of pipeline/request_log.py. TF Serving writes PredictionLogs where a log
-collector is built in; a proxy can, too. There the images themselves are logged, and their facts
+An entry has the keys of pipeline/client/request_log.py. TF Serving writes PredictionLogs where a
+log collector is built in; a proxy can, too. There the images themselves are logged, and their facts
 are worked out here.
 """
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import bounds
+from pipeline.blessing import bounds
 from pipeline.report.collect import Answers, Record
 
 _CLASSES = 10

@@ -20,9 +20,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline import predictions
 from pipeline.errors import SafelightError
-from pipeline.head_columns import HeadColumns
+from pipeline.evaluator import predictions
+from pipeline.evaluator.head_columns import HeadColumns
 from pipeline.report import records
 from pipeline.report.records import StoredImage
 from pipeline.runs import Request, Result, RunDir

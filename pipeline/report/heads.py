@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from markupsafe import Markup
 
-from pipeline.head_columns import Classes, HeadColumns, Values
+from pipeline.evaluator.head_columns import Classes, HeadColumns, Values
 from pipeline.report import confusion, figures, formats, shares
 from pipeline.report.collect import Record
 from pipeline.report.confusion import Confusion

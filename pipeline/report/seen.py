@@ -91,8 +91,8 @@ def _apply(transform_graph: Path, encoded: Sequence[bytes], policy: Mapping[str,
 
 
 def _augmented(pixels: npt.NDArray[np.float32], policy: Mapping[str, Any]) -> list[Picture]:
-    from pipeline import augment
     from pipeline.config import Train
+    from pipeline.trainer import augment
 
     steps = Train.model_validate(dict(policy)).augment
     return _shown(augment.preview(steps, pixels, policy["seed"]))

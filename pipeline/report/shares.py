@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
-from pipeline import bounds
+from pipeline.blessing import bounds
 
 # Two one-sided bounds of 97.5 % make an interval of 95 %.
 _ONE_SIDED = 0.975

@@ -18,8 +18,9 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from pipeline import events, export, model_json, predictions, records
+from pipeline import events, export, model_json, records
 from pipeline.errors import SafelightError, first_line
+from pipeline.evaluator import predictions
 from pipeline.features import EVAL, LABEL, SPLITS, TEST
 from pipeline.records import Input
 from pipeline.retrain import distance, labels

@@ -108,8 +108,8 @@ def _check_anomalies(statistics: Path, summary: dict[str, Any], request: Request
     """Refuses a span whose facts can't be right, before any other pays for it."""
     import tensorflow_data_validation as tfdv
 
-    from pipeline import checks
     from pipeline.config import Validation
+    from pipeline.validation import checks
     from schemas import image_schema
 
     schema = image_schema.parse(image_schema.completed(summary["classes"]))
@@ -174,7 +174,7 @@ def asked(champion: Path, examples: str) -> dict[str, int]:
 
     All of them are asked about: the champion was trained on none.
     """
-    from pipeline import predictions
+    from pipeline.evaluator import predictions
 
     export = predictions.Export(champion)
     right = total = 0

@@ -151,7 +151,8 @@ def _start_ahead(done: str, config: Config) -> None:
 
     A node that ran makes those behind it run too; one from the cache says nothing of them.
     """
-    from pipeline import serving_child, train
+    from pipeline.blessing import serving_child
+    from pipeline.trainer import train
 
     if done == "Trainer":
         serving_child.ahead()

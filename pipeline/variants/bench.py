@@ -24,7 +24,7 @@ import tensorflow as tf
 from pipeline import events, features, heads, model_json
 from pipeline.blessing import latency
 from pipeline.config.variants import VariantName
-from pipeline.predictions import Export
+from pipeline.evaluator.predictions import Export
 from pipeline.records import Input, sample_images, scan
 from pipeline.variants import convert, lite, pixels, timing
 from pipeline.variants.job import LITE_FILE, STAGE, MakeJob

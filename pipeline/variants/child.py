@@ -8,7 +8,7 @@ stands in files by then, and the parent starts another process for those behind.
 
 from __future__ import annotations
 
-from pipeline.train_child import serve
+from pipeline.trainer.train_child import serve
 from pipeline.variants.job import MakeJob
 
 

@@ -1,7 +1,7 @@
 """What the processes that make variants are told, and what they leave behind.
 
 Both are training jobs with a few more fields, so that they start, tell of their progress, fail and
-end as the training process does (`pipeline.train`, `pipeline.train_child`).
+end as the training process does (`pipeline.trainer.train`, `pipeline.trainer.train_child`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pipeline.config.variants import VariantName
-from pipeline.train import Job
+from pipeline.trainer.train import Job
 
 STAGE: Final = "VariantMaker"
 

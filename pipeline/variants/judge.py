@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline import bounds
-from pipeline.class_checks import Check
+from pipeline.blessing import bounds
+from pipeline.blessing.class_checks import Check
 from pipeline.config.variants import Variants
 
 # Integers make the probabilities of few levels: their sum is right within this much.

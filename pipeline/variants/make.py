@@ -20,13 +20,15 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from pipeline import events, model_json, predictions, train
+from pipeline import events, model_json
 from pipeline.config import Train, Transform
 from pipeline.config.variants import VariantName, Variants
 from pipeline.errors import SafelightError
+from pipeline.evaluator import predictions
+from pipeline.evaluator.predictions import Predictions
 from pipeline.features import EVAL, TEST, TRAIN
-from pipeline.predictions import Predictions
-from pipeline.train import Job
+from pipeline.trainer import train
+from pipeline.trainer.train import Job
 from pipeline.variants import fine_tuning, judge
 from pipeline.variants.job import MakeJob, PruneJob
 

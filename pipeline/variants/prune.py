@@ -13,9 +13,10 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from pipeline import data, events, export, fitting, model_json, models, training
+from pipeline import events, export, model_json, models
 from pipeline.blessing.calibration import Fitted
-from pipeline.checkpoints import State
+from pipeline.trainer import data, fitting, training
+from pipeline.trainer.checkpoints import State
 from pipeline.variants.job import STAGE, PruneJob
 
 

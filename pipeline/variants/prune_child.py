@@ -5,7 +5,7 @@ python -m pipeline.variants.prune_child JOB.json
 
 from __future__ import annotations
 
-from pipeline.train_child import serve
+from pipeline.trainer.train_child import serve
 from pipeline.variants.job import PruneJob
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import predictions, registry
+from pipeline import registry
+from pipeline.evaluator import predictions
 from pipeline.runs import RunDir
 from tests import made
 from tests.conformance import image as images

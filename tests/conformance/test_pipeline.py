@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from pipeline import config as configuration
-from pipeline import predictions, registry
+from pipeline import registry
+from pipeline.evaluator import predictions
 from pipeline.kubeflow import names
 from pipeline.kubeflow.compile import compile_package
 from pipeline.runs import RunDir

@@ -46,7 +46,7 @@ def test_a_change_of_code_reruns_what_depends_on_it_and_no_more(tmp_path):
     assert rerun() == set(STAGES)
     # Only the registry can say that a push still holds: without one, Pusher always looks.
     assert rerun() == {"Pusher"}
-    touch("pipeline/verdict.py")
+    touch("pipeline/blessing/verdict.py")
     assert rerun() == {"BlessingGate", "Pusher"}
     touch("pipeline/transform.py")
     assert rerun() == set(STAGES[STAGES.index("Transform") :])

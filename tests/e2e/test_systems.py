@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import demo
+from pipeline.commands import demo
 from tests.e2e.command import safelight
 
 pytestmark = pytest.mark.slow

@@ -1,0 +1,1 @@
+"""What Trainer and Tuner do: batches, fitting, and the processes that own the devices."""

@@ -1,0 +1,1 @@
+"""What is counted in the data, and what ValidationGate checks of it."""
