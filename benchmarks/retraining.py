@@ -1,11 +1,11 @@
 """Twenty spans of changing data, and three ways to keep a model fresh on them.
 
     python -m benchmarks.retraining DATA --workdir WORK [--spans N]
-    python -m benchmarks.retraining --digits --workdir WORK
+    python -m benchmarks.retraining --fashion --workdir WORK
 
-DATA is a folder of class folders, or has train/ and test/ with class folders (CIFAR-10 or
-Fashion-MNIST as images); --digits takes the demo's 5,000 digits. benchmarks/retraining.toml is the
-plan. The arms:
+DATA is a folder of class folders, or has train/ and test/ with class folders; --fashion takes
+Fashion-MNIST from Debian's package dataset-fashion-mnist. benchmarks/retraining.toml is the plan,
+written for 70,000 images. The arms:
 
     policy    `safelight retrain --once` after each span, as the plan sets it
     always    `safelight run` from scratch on all spans so far, after each span; no gate
@@ -31,11 +31,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import retraining_data
+from benchmarks import fashion, retraining_data
 from benchmarks.retraining_data import Images, Kind, Plan
 from benchmarks.runs import SAFELIGHT
 from pipeline import registry
-from pipeline.commands import demo
 from pipeline.evaluator.predictions import Export
 
 PLAN = Path(__file__).with_suffix(".toml")
@@ -47,17 +46,19 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("data", type=Path, nargs="?")
-    parser.add_argument("--digits", action="store_true", help="the demo's digits instead of DATA")
+    parser.add_argument("--fashion", action="store_true", help="Fashion-MNIST instead of DATA")
     parser.add_argument("--workdir", type=Path, required=True, help="kept; name it again to go on")
     parser.add_argument("--spans", type=int, default=0, help="only the first so many")
     parser.add_argument("--plan", type=Path, default=PLAN)
     arguments = parser.parse_args()
-    if (arguments.data is None) != arguments.digits:
-        parser.error("name DATA, or give --digits")
+    if (arguments.data is None) != arguments.fashion:
+        parser.error("name DATA, or give --fashion")
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     workdir = arguments.workdir.resolve()
     workdir.mkdir(parents=True, exist_ok=True)
-    data = demo.write_digits(workdir / "digits") if arguments.digits else arguments.data.resolve()
+    data = workdir / "fashion" if arguments.fashion else arguments.data.resolve()
+    if arguments.fashion and not data.exists():
+        fashion.write_folders(fashion.DEBIAN, data, 0)
     plan = retraining_data.read(arguments.plan)
     simulation = Simulation(plan, data, workdir)
     for number in range(1, (arguments.spans or len(plan.spans)) + 1):
