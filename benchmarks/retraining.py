@@ -14,7 +14,8 @@ written for 70,000 images. The arms:
 Prints, for each span, every arm's accuracy on rightly labelled test images of the span's kind; then
 the number of trainings, the mean accuracy, and the bad pushes: where the model pushed is worse on
 those images than the one before it by more than the plan's margin. Interrupted, it goes on where
-it was: each span's results stand in WORK/progress.json.
+it was: each span's results stand in WORK/<arm>.json. To try another policy on the same spans,
+remove WORK/policy and WORK/policy.json: the other arms stay.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -73,12 +75,14 @@ class Simulation:
         self._plan = plan
         self._workdir = workdir
         self._images = Images(data, plan)
-        self._progress = workdir / "progress.json"
         self._models: dict[Path, Export] = {}
         self._tests: dict[tuple[Any, ...], tuple[list[bytes], list[str]]] = {}
-        self.done: list[dict[str, Any]] = []
-        if self._progress.is_file():
-            self.done = json.loads(self._progress.read_text())
+        self.done: dict[str, list[dict[str, Any]]] = {
+            name: json.loads(self._progress(name).read_text())
+            if self._progress(name).is_file()
+            else []
+            for name in ARMS
+        }
         # Dealt in order, also on the way to where it goes on: the same files as the first time.
         self._images.write_golden(workdir / "golden")
 
@@ -86,32 +90,40 @@ class Simulation:
         """Lets span `number` arrive, and every arm do what it does."""
         span = self._workdir / "spans" / f"span-{number}"
         self._images.write_span(span, number)
-        if number <= len(self.done):
-            return
         kind = self._plan.spans[number - 1]
-        arms = {"policy": self._policy(), "always": self._always(number)}
-        first = self.done[0]["arms"]["policy"] if self.done else arms["policy"]
-        arms["never"] = {"trained": not self.done, "model": first["model"], "pushed": not self.done}
-        for name, arm in arms.items():
-            before = self.done[-1]["arms"][name]["model"] if self.done else None
-            arm["accuracy"] = self._accuracy(arm["model"], kind)
-            arm["before"] = self._accuracy(before, kind) if before else None
-            arm["bad"] = bool(
-                arm["pushed"] and before and arm["accuracy"] < arm["before"] - self._plan.margin
-            )
-        self.done.append({"span": number, "kind": kind.kind, "arms": arms})
-        self._progress.write_text(json.dumps(self.done, indent=1) + "\n")
+        for name in ARMS:
+            if number > len(self.done[name]):
+                self._let(name, number, kind)
+        arms = {name: self.done[name][number - 1] for name in ARMS}
         told = ", ".join(f"{name} {arms[name]['accuracy']:.3f}" for name in ARMS)
         mark = "trained" if arms["policy"]["trained"] else arms["policy"]["said"]
         print(f"span {number:2} {kind.kind}: {told}; policy: {mark}", flush=True)
 
-    def _policy(self) -> dict[str, Any]:
-        workdir = self._workdir / "policy"
+    def _let(self, name: str, number: int, kind: Kind) -> None:
+        """Lets one arm answer a span, and writes down what came of it."""
+        done = self.done[name]
+        arm = {"policy": self._policy, "always": self._always, "never": self._never}[name](number)
+        before = done[-1]["model"] if done else None
+        arm["accuracy"] = self._accuracy(arm["model"], kind)
+        arm["before"] = self._accuracy(before, kind) if before else None
+        arm["bad"] = bool(
+            arm["pushed"] and before and arm["accuracy"] < arm["before"] - self._plan.margin
+        )
+        done.append(arm)
+        self._progress(name).write_text(json.dumps(done, indent=1) + "\n")
+
+    def _progress(self, name: str) -> Path:
+        return self._workdir / f"{name}.json"
+
+    def _policy(self, number: int) -> dict[str, Any]:
+        arrived, workdir = self._workdir / "policy" / "spans", self._workdir / "policy" / "work"
+        span = f"span-{number}"
+        if not (arrived / span).exists():
+            shutil.copytree(self._workdir / "spans" / span, arrived / span, copy_function=os.link)
         before = self._served(workdir)
         settings = [*self._plan.train, *self._plan.policy]
         settings.append(f"retrain.golden={self._workdir / 'golden'}")
-        place = str(self._workdir / "spans")
-        command = ["retrain", "--spans", place, "--once"]
+        command = ["retrain", "--spans", str(arrived), "--once"]
         seconds, round_ = safelight([*command, "--workdir", str(workdir), *_set(settings)])
         result = round_["result"] or {}
         model = self._served(workdir)
@@ -133,6 +145,10 @@ class Simulation:
         pushed = result["outcome"] == "pushed"
         return {"trained": True, "outcome": result["outcome"], "pushed": pushed,
                 "model": model, "seconds": round(seconds, 1)}  # fmt: skip
+
+    def _never(self, number: int) -> dict[str, Any]:
+        first = self.done["policy"][0]["model"]
+        return {"trained": number == 1, "pushed": number == 1, "model": first}
 
     @staticmethod
     def _served(workdir: Path) -> str | None:
@@ -178,23 +194,21 @@ def _link_all(spans: Path, number: int, data: Path) -> None:
                 os.link(source, target)
 
 
-def show(plan: Plan, done: list[dict[str, Any]]) -> None:
+def show(plan: Plan, done: dict[str, list[dict[str, Any]]]) -> None:
     """Prints the accuracy over time, and what it took."""
     console = Console(width=120)
     table = Table("span", "kind", *ARMS, "Safelight's policy")
-    for step in done:
-        arms = step["arms"]
-        cells = [_cell(arms[name]) for name in ARMS]
-        said = arms["policy"]["outcome"] or arms["policy"]["said"]
-        table.add_row(str(step["span"]), step["kind"], *cells, said)
+    rows = zip(plan.spans, *(done[name] for name in ARMS), strict=False)
+    for number, (kind, *arms) in enumerate(rows, 1):
+        said = arms[0]["outcome"] or arms[0]["said"]
+        table.add_row(str(number), kind.kind, *map(_cell, arms), said)
     console.print(table)
     totals = Table("", *ARMS)
-    totals.add_row("mean accuracy", *(f"{_mean(done, name):.4f}" for name in ARMS))
-    totals.add_row("last accuracy", *(f"{done[-1]['arms'][name]['accuracy']:.4f}" for name in ARMS))
+    totals.add_row("mean accuracy", *(f"{_mean(done[name]):.4f}" for name in ARMS))
+    totals.add_row("last accuracy", *(f"{done[name][-1]['accuracy']:.4f}" for name in ARMS))
     for key, title in (("trained", "trainings"), ("pushed", "pushes"), ("bad", "bad pushes")):
-        counts = (sum(bool(step["arms"][name][key]) for step in done) for name in ARMS)
-        totals.add_row(title, *map(str, counts))
-    spent = (sum(step["arms"][name].get("seconds", 0) for step in done) for name in ARMS)
+        totals.add_row(title, *(str(sum(bool(arm[key]) for arm in done[name])) for name in ARMS))
+    spent = (sum(arm.get("seconds", 0) for arm in done[name]) for name in ARMS)
     totals.add_row("seconds", *(f"{seconds:.0f}" for seconds in spent))
     console.print(totals)
     console.print(f"* pushed, ! a bad push: worse by more than {plan.margin:g} than the one before")
@@ -204,8 +218,8 @@ def _cell(arm: dict[str, Any]) -> str:
     return f"{arm['accuracy']:.3f}{'!' if arm['bad'] else '*' if arm['pushed'] else ''}"
 
 
-def _mean(done: list[dict[str, Any]], name: str) -> float:
-    return sum(step["arms"][name]["accuracy"] for step in done) / len(done)
+def _mean(arms: list[dict[str, Any]]) -> float:
+    return sum(arm["accuracy"] for arm in arms) / len(arms)
 
 
 if __name__ == "__main__":

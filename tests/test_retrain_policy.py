@@ -17,7 +17,7 @@ from pipeline.retrain.policy import Champion, Situation, SpanEvidence
 
 DAY = 86_400.0
 NOW = 100 * DAY
-CHAMPION = Champion(version=3, published=90 * DAY, accuracy=0.9, test_images=1000)
+CHAMPION = Champion(version=3, published=90 * DAY, accuracy=0.9, test_images=1000, images=100)
 QUIET = Retrain(new_spans=0)
 
 
@@ -43,6 +43,7 @@ def test_first_training_and_nothing_to_train_on():
     [
         (Retrain(), SpanEvidence(4, 50), "new_spans"),
         (QUIET.model_copy(update={"new_images": 50}), SpanEvidence(4, 50), "new_images"),
+        (QUIET.model_copy(update={"growth": 0.5}), SpanEvidence(4, 50), "growth"),
         (
             QUIET.model_copy(update={"label_drift": 0.1}),
             SpanEvidence(4, 50, label_drift=0.11),

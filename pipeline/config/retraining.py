@@ -31,6 +31,12 @@ class Retrain(Section):
     )
     new_spans: int = Field(1, ge=0, description="New spans that make a training due; 0: never.")
     new_images: int = Field(0, ge=0, description="Images in new spans that do; 0: never.")
+    growth: float = Field(
+        0.0,
+        ge=0,
+        description="Images in new spans that do, as a share of those that the champion comes "
+        "from: 0.5, say; 0: never.",
+    )
     max_age_days: float = Field(0.0, ge=0, description="Age of the champion that does; 0: never.")
     cron: str = Field("", description="Five fields (UTC): a training is due at each; empty: never.")
     label_drift: float = Field(

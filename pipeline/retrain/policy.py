@@ -53,12 +53,16 @@ class SpanEvidence:
 
 @dataclass(frozen=True)
 class Champion:
-    """The version that is served: when it was published (seconds since 1970), its accuracy."""
+    """The version that is served: when it was published (seconds since 1970), its accuracy.
+
+    `images` are all that its run was given, those that judged it among them; 0: not known.
+    """
 
     version: int
     published: float
     accuracy: float | None = None
     test_images: int = 0
+    images: int = 0
 
 
 @dataclass(frozen=True)
@@ -129,7 +133,7 @@ def _findings(situation: Situation, champion: Champion, options: Retrain) -> Ite
         yield Finding("operator", True, None, None, message)
     if situation.alarm:
         yield Finding("monitor", True, None, None, f"Monitoring raised an alarm: {situation.alarm}")
-    yield from _amounts(situation, options)
+    yield from _amounts(situation, champion, options)
     if options.new_classes:
         names = sorted({name for span in situation.new for name in span.new_classes})
         said = f"{len(names)} new classes that the champion does not know"
@@ -140,13 +144,20 @@ def _findings(situation: Situation, champion: Champion, options: Retrain) -> Ite
         yield from _accuracy(span, champion, options)
 
 
-def _amounts(situation: Situation, options: Retrain) -> Iterator[Finding]:
+def _amounts(situation: Situation, champion: Champion, options: Retrain) -> Iterator[Finding]:
     if options.new_spans:
         count = len(situation.new)
         yield _at_least("new_spans", count, options.new_spans, f"{count} new spans")
+    images = sum(span.images for span in situation.new)
     if options.new_images:
-        images = sum(span.images for span in situation.new)
         yield _at_least("new_images", images, options.new_images, f"{images:,} new images")
+    if options.growth and champion.images:
+        share = images / champion.images
+        said = (
+            f"{images:,} new images are {share:.2f} of the {champion.images:,} that version "
+            f"{champion.version} comes from"
+        )
+        yield _at_least("growth", share, options.growth, said)
 
 
 def _times(situation: Situation, champion: Champion, options: Retrain) -> Iterator[Finding]:

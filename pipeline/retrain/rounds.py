@@ -251,6 +251,7 @@ class Rounds:
             published=published.replace(tzinfo=timezone.utc).timestamp(),
             accuracy=entry.metrics.get("accuracy"),
             test_images=result.examples.get("test", 0) if result else 0,
+            images=sum(result.examples.values()) if result else 0,
         )
 
     def _alarm(self, serving: Registry) -> str:
