@@ -1,6 +1,7 @@
 """Predictor: what the challenger and the champion say about each test image, written once."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,9 @@ from pipeline.errors import SafelightError
 from pipeline.evaluator import predictions as answers
 from pipeline.features import TEST
 from pipeline.window_data import OLDER
+
+# Of one request; both models answer one at the same time, and share this.
+_ASKED = 256
 
 
 @component
@@ -43,24 +47,32 @@ def Predictor(
       SafelightError: a model can't be loaded or does not answer, or the split is empty.
     """
     del code
-    _write(Path(path_utils.serving_model_path(model.uri)), examples.uri, predictions.uri, "model")
     Path(champion_predictions.uri).mkdir(parents=True, exist_ok=True)
-    if champion:
-        try:
-            _write(Path(champion), examples.uri, champion_predictions.uri, "champion")
-        except SafelightError as error:
-            raise SafelightError(
-                f"The champion can't be compared with: {error} {intact.ADVICE}"
-            ) from error
+    count = _ASKED // 2 if champion else _ASKED
+    # While one model is loaded, or gathers its images, the other one is asked.
+    with ThreadPoolExecutor(1) as pool:
+        ours = answers.Export(Path(path_utils.serving_model_path(model.uri)))
+        writing = pool.submit(_write, ours, examples.uri, predictions.uri, "model", count)
+        if champion:
+            try:
+                theirs = answers.Export(Path(champion))
+                _write(theirs, examples.uri, champion_predictions.uri, "champion", count)
+            except SafelightError as error:
+                writing.result()
+                raise SafelightError(
+                    f"The champion can't be compared with: {error} {intact.ADVICE}"
+                ) from error
+        writing.result()
 
 
-def _write(model: Path, examples_uri: str, target: str, name: str) -> None:
-    export = answers.Export(model)
+def _write(
+    export: answers.Export, examples_uri: str, target: str, name: str, batch_size: int
+) -> None:
     for split, folder in ((TEST, Path(target)), (OLDER, Path(target) / OLDER)):
         if split == OLDER and not answers.split_files(examples_uri, OLDER):
             continue
         folder.mkdir(parents=True, exist_ok=True)
-        batches = answers.answer_split(export, examples_uri, split)
+        batches = answers.answer_split(export, examples_uri, split, batch_size)
         answers.write(folder, _told(batches, name), export)
 
 

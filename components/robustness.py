@@ -1,9 +1,11 @@
 """Robustness: what the model and the champion say about test images that are spoiled on purpose."""
 
+import functools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from tfx.dsl.component.experimental.annotations import InputArtifact, OutputArtifact, Parameter
@@ -12,12 +14,14 @@ from tfx.types.standard_artifacts import Examples, Model
 from tfx.utils import path_utils
 
 from components import artifacts
-from pipeline import events, features, images
+from pipeline import events, features, images, model_json
 from pipeline.blessing import robustness as spoiled
 from pipeline.errors import SafelightError
 from pipeline.evaluator import predictions as answers
 
-_BATCH = 256
+_READ = 256
+# Of one request; all models answer one at the same time, and share this.
+_ASKED = 256
 # Of decoded pixels at once: 15 versions of each wait to be asked about.
 _BATCH_BYTES = 8 * 2**20
 
@@ -51,44 +55,59 @@ def Robustness(
     del code
     from pipeline.blessing.corruptions import KINDS
 
-    exports = [answers.Export(Path(path_utils.serving_model_path(model.uri)))]
+    paths = [Path(path_utils.serving_model_path(model.uri))]
     if champion:
-        exports.append(answers.Export(Path(champion)))
-    clean, right = _ask(exports, examples.uri, count)
-    report = spoiled.report(
-        KINDS, clean[0], right[0], right[1] if len(exports) > 1 else None, confidence
-    )
+        paths.append(Path(champion))
+    clean, right = _ask(paths, examples.uri, count)
+    report = spoiled.report(KINDS, clean, right[0], right[1] if champion else None, confidence)
     folder = Path(robustness.uri)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / spoiled.FILE).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
 
-def _ask(
-    exports: list[answers.Export], examples_uri: str, count: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Returns what is right: bool [models, images], and [models, images, kinds, strengths]."""
-    from pipeline.blessing.corruptions import KINDS, STRENGTHS, corrupted
+class _Batch(NamedTuple):
+    """Some of the images: their files, those spoiled (bytes [images, kinds, strengths]), labels.
 
-    names, labels = _known(examples_uri)
-    wanted = set(spoiled.pick(names, labels, count))
-    side = max(int(export.facts.get("image_size", 0)) for export in exports)
+    `total` is how many images there are in all batches.
+    """
+
+    files: list[bytes]
+    spoiled: np.ndarray
+    truth: list[str]
+    total: int
+
+
+def _ask(paths: Sequence[Path], examples_uri: str, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Asks all models about the same files.
+
+    Returns:
+      What is right, bool: [images] by the first model of the images as they are, and [models,
+      images, kinds, strengths].
+    """
+    side = max(int(model_json.read(path).get("image_size", 0)) for path in paths)
+    batches = _spoiled(examples_uri, count, side, _ASKED // len(paths))
     clean: list[np.ndarray] = []
     right: list[np.ndarray] = []
-    for batch in _batches(examples_uri, wanted):
-        files = np.stack([corrupted(pixels, names[row], side) for row, _, pixels in batch])
-        truth = [labels[row] for row, _, _ in batch]
-        as_they_are = [data for _, data, _ in batch]
-        clean.append(np.stack([_right(export, as_they_are, truth) for export in exports]))
-        said = np.zeros((len(exports), len(batch), len(KINDS), STRENGTHS), np.bool_)
-        for kind in range(len(KINDS)):
-            for strength in range(STRENGTHS):
-                for number, export in enumerate(exports):
-                    sent = list(files[:, kind, strength])
-                    said[number, :, kind, strength] = _right(export, sent, truth)
-        right.append(said)
-        done = sum(part.shape[1] for part in right)
-        events.progress("Robustness", done, len(wanted), "images")
-    return np.concatenate(clean, axis=1), np.concatenate(right, axis=1)
+    done = 0
+    # The next images are spoiled while the models are loaded, and then asked about these, both at
+    # once: none of the three keeps all cores busy by itself.
+    with ThreadPoolExecutor(1 + len(paths)) as pool:
+        coming = pool.submit(next, batches, None)
+        exports = [answers.Export(path) for path in paths]
+        while (batch := coming.result()) is not None:
+            coming = pool.submit(next, batches, None)
+            right.append(np.stack(list(pool.map(functools.partial(_right_of_all, batch), exports))))
+            clean.append(_right(exports[0], batch.files, batch.truth))
+            done += len(batch.files)
+            events.progress("Robustness", done, batch.total, "images")
+    return np.concatenate(clean), np.concatenate(right, axis=1)
+
+
+def _right_of_all(batch: _Batch, export: answers.Export) -> np.ndarray:
+    """Returns bool [images, kinds, strengths]."""
+    versions = batch.spoiled.reshape(len(batch.truth), -1).T
+    right = [_right(export, list(files), batch.truth) for files in versions]
+    return np.stack(right, axis=1).reshape(batch.spoiled.shape)
 
 
 def _right(export: answers.Export, files: list[bytes], truth: list[str]) -> np.ndarray:
@@ -112,8 +131,21 @@ def _known(examples_uri: str) -> tuple[list[bytes], list[str]]:
     return names, labels
 
 
+def _spoiled(examples_uri: str, count: int, side: int, together: int) -> Iterator[_Batch]:
+    """Picks `count` images and yields them, at most so many together."""
+    from pipeline.blessing.corruptions import corrupted
+
+    names, labels = _known(examples_uri)
+    wanted = set(spoiled.pick(names, labels, count))
+    for batch in _batches(examples_uri, wanted, together):
+        rows, files, pixels = zip(*batch, strict=True)
+        truth = [labels[row] for row in rows]
+        spoilt = corrupted(pixels, [names[row] for row in rows], side)
+        yield _Batch(list(files), spoilt, truth, len(wanted))
+
+
 def _batches(
-    examples_uri: str, wanted: set[int]
+    examples_uri: str, wanted: set[int], count: int
 ) -> Iterator[list[tuple[int, bytes, images.Pixels]]]:
     """Yields the wanted images: (row, file, pixels), a bounded number of pixels at once."""
     batch: list[tuple[int, bytes, images.Pixels]] = []
@@ -126,7 +158,7 @@ def _batches(
                 batch.append((row, data, pixels))
                 size += pixels.nbytes
             row += 1
-            if len(batch) == _BATCH or size > _BATCH_BYTES:
+            if len(batch) == count or size > _BATCH_BYTES:
                 yield batch
                 batch, size = [], 0
     if batch:
@@ -138,5 +170,5 @@ def _records(examples_uri: str, names: tuple[str, ...]) -> Iterator[dict[str, An
 
     spec = {name: tf.io.FixedLenFeature([], tf.string) for name in names}
     files = answers.split_files(examples_uri, features.TEST)
-    for batch in tf.data.TFRecordDataset(files).batch(_BATCH).prefetch(2):
+    for batch in tf.data.TFRecordDataset(files).batch(_READ).prefetch(2):
         yield tf.io.parse_example(batch, spec)

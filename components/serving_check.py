@@ -4,8 +4,10 @@ The check records what it finds and raises nothing about the model: the final ga
 says why, beside all else that it found.
 """
 
+import contextlib
 import hashlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -72,14 +74,16 @@ def ServingCheck(
     with _Child() as child:
         wanted = dict.fromkeys(expected.ids[row] for row in (*rows, *compared))
         found = _find(examples.uri, wanted)
+        child.begin(
+            served, [found[expected.ids[row]] for row in rows], settings.latency_requests, champion
+        )
         agreed = None
         if compared:
             events.progress("ServingCheck", 0, len(compared), "images", "training's way")
             records = [found[expected.ids[row]][1] for row in compared]
             graph, tolerance = Path(transform_graph.uri), settings.agreement_tolerance
             agreed = agreement.check(served, graph, records, expected, compared, tolerance)
-        images = [found[expected.ids[row]] for row in rows]
-        answer = child.ask(served, images, settings.latency_requests, champion)
+        answer = child.answer()
     report = {
         **compare(expected, rows, answer, settings.tolerance),
         "agreement": agreed,
@@ -244,6 +248,7 @@ class _Child:
     def __init__(self) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="safelight-serving-")
         self._scratch = Path(self._folder.name)
+        self._answer = self._scratch / "answer.json"
         with open(self._scratch / "log.txt", "wb") as log:
             self._process = serving_child.start(self._scratch / "request.json", log)
 
@@ -255,22 +260,25 @@ class _Child:
         self._process.wait()
         self._folder.cleanup()
 
-    def ask(
+    def begin(
         self, model: Path, images: list[tuple[bytes, bytes]], requests: int, champion: str
-    ) -> dict[str, Any]:
-        """Has these images, (file, serialized example) each, served.
+    ) -> None:
+        """Has these images, (file, serialized example) each, served, and goes on meanwhile."""
+        told = {"model": str(model), "requests": requests, "champion": champion}
+        request = json.dumps({**told, **self._request(images)})
+        (self._scratch / "request.json").write_text(request, encoding="utf-8")
+        assert self._process.stdin is not None
+        # Past the pipe's buffer: what a dead child leaves in it would fail again when it is closed.
+        with contextlib.suppress(BrokenPipeError):  # its log says why
+            os.write(self._process.stdin.fileno(), b"go\n")
 
-        Returns:
-          The child's answer, or `error` with one sentence.
-        """
-        request = self._request(images)
-        told = {"model": str(model), "requests": requests, "champion": champion, **request}
-        (self._scratch / "request.json").write_text(json.dumps(told), encoding="utf-8")
+    def answer(self) -> dict[str, Any]:
+        """Returns the child's answer, or `error` with one sentence; what is timed is timed now."""
         try:
             self._process.communicate(b"go\n", timeout=_SECONDS)
         except subprocess.TimeoutExpired:
             return {"error": f"it did not answer within {_SECONDS} seconds."}
-        return self._outcome(Path(told["answer"]))
+        return self._outcome()
 
     def _request(self, images: list[tuple[bytes, bytes]]) -> dict[str, Any]:
         """Writes the images as files, and as a TFRecord, in this order."""
@@ -285,15 +293,14 @@ class _Child:
         with tf.io.TFRecordWriter(str(records)) as writer:
             for _, serialized in images:
                 writer.write(serialized)
-        answer = self._scratch / "answer.json"
-        return {"files": files, "examples": str(records), "answer": str(answer)}
+        return {"files": files, "examples": str(records), "answer": str(self._answer)}
 
-    def _outcome(self, answer: Path) -> dict[str, Any]:
+    def _outcome(self) -> dict[str, Any]:
         log = (self._scratch / "log.txt").read_text(encoding="utf-8", errors="replace")
         sys.stderr.write(log)
         code = self._process.returncode
-        if code == 0 and answer.is_file():
-            found: dict[str, Any] = json.loads(answer.read_text(encoding="utf-8"))
+        if code == 0 and self._answer.is_file():
+            found: dict[str, Any] = json.loads(self._answer.read_text(encoding="utf-8"))
             return found
         if code < 0:
             return {"error": f"it was ended by {signal.Signals(-code).name}."}

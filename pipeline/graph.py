@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tfx.components.example_validator.component import ExampleValidator
-from tfx.components.statistics_gen.component import StatisticsGen
 from tfx.components.trainer.component import Trainer
 from tfx.dsl.components.base.base_node import BaseNode
 from tfx.orchestration.pipeline import Pipeline
@@ -25,6 +24,7 @@ from components.explainer import Explainer
 from components.image_evaluator import image_evaluator
 from components.image_example_gen import ImageExampleGen
 from components.image_schema_gen import ImageSchemaGen
+from components.image_statistics import ImageStatistics
 from components.image_transform import image_transform
 from components.image_window import ImageWindow, StatisticsWindow
 from components.predictor import Predictor
@@ -286,7 +286,7 @@ class _Source(NamedTuple):
 def _folder(config: Config, given: Given, code: Mapping[str, str]) -> _Source:
     """One place of data."""
     example_gen = _ingest(given.data, given.lineage["data"], given, config, code)
-    return _Source(example_gen, _count(example_gen, config))
+    return _Source(example_gen, _count(example_gen, config, code))
 
 
 def _window(config: Config, given: Given, code: Mapping[str, str]) -> _Source:
@@ -302,7 +302,8 @@ def _window(config: Config, given: Given, code: Mapping[str, str]) -> _Source:
         for span in given.spans
     }
     counts = {
-        name: _count(node, config).with_id(f"StatisticsGen.{name}") for name, node in read.items()
+        name: _count(node, config, code).with_id(f"StatisticsGen.{name}")
+        for name, node in read.items()
     }
     roles = ("name", "fingerprint", "golden", "judged")
     window = ImageWindow(
@@ -336,11 +337,12 @@ def _ingest(
     )
 
 
-def _count(example_gen: BaseNode, config: Config) -> BaseNode:
+def _count(example_gen: BaseNode, config: Config, code: Mapping[str, str]) -> BaseNode:
     further = heads.beside(config.train.heads)
-    return StatisticsGen(
+    return ImageStatistics(
         examples=example_gen.outputs["examples"],
         stats_options=statistics.statistics_options(further),
+        code=code["StatisticsGen"],
     )
 
 

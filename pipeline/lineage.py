@@ -11,6 +11,7 @@ from pipeline.config import Config, Train
 _SOURCES = {
     "ImageExampleGen": ("components.image_example_gen",),
     "ImageWindow": ("components.image_window",),
+    "StatisticsGen": ("components.image_statistics",),
     "ImageSchemaGen": ("components.image_schema_gen", "schemas/image.pbtxt"),
     "ValidationGate": ("components.validation_gate",),
     "Transform": ("components.image_transform", "pipeline.transform"),

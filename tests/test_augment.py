@@ -13,7 +13,8 @@ from PIL import Image, ImageOps
 from pipeline import config
 from pipeline.config import Train, augmentation
 from pipeline.errors import ConfigError
-from pipeline.trainer import augment
+from pipeline.trainer import augment, augment_drawn
+from pipeline.trainer.augment_layers import Seeds
 from tests import made
 
 SIDE, BATCH = 24, 8
@@ -204,13 +205,13 @@ def test_erasing_takes_its_share_of_the_images() -> None:
 
 def test_equalization_is_pillow_s() -> None:
     pixels = np.round(pictures() * 255)
-    seeds = augment.Seeds(augment.key(17, 0, 0))
-    out = augment._equalized(tf.constant(pixels / 255, tf.float32), seeds).numpy()
+    seeds = Seeds(augment.key(17, 0, 0))
+    out = augment_drawn.equalized(tf.constant(pixels / 255, tf.float32), seeds).numpy()
     for image, source in zip(out, pixels.astype(np.uint8), strict=True):
         wanted = np.asarray(ImageOps.equalize(Image.fromarray(source)))
         np.testing.assert_array_equal(np.round(image * 255).astype(np.uint8), wanted)
     even = np.full((1, SIDE, SIDE, 1), 0.4, np.float32)
-    np.testing.assert_allclose(augment._equalized(tf.constant(even), seeds), even, atol=1e-6)
+    np.testing.assert_allclose(augment_drawn.equalized(tf.constant(even), seeds), even, atol=1e-6)
 
 
 def test_grey_stays_grey_under_colour_jitter() -> None:

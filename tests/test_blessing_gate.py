@@ -1,21 +1,19 @@
-"""The final gate: every check on its own, and the component on a real evaluation."""
+"""The final gate: every check on its own."""
 
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pipeline import config
-from pipeline.blessing import intact, verdict
+from pipeline.blessing import verdict
 from pipeline.blessing.measured import Measured
 from pipeline.blessing.verdict import Evidence
 from pipeline.config import Evaluate
-from pipeline.errors import ConfigError, SafelightError
+from pipeline.errors import ConfigError
 from pipeline.evaluator.predictions import Predictions
 
 SERVED = {"passed": True, "max_difference": 1e-7, "tolerance": 1e-4, "message": "served"}
@@ -347,76 +345,3 @@ def test_champion_that_knows_fewer_classes():
     )
     found = verdict.judge(evidence(GOOD, champion), Evaluate())
     assert found["blessed"] and found["champion"]["accuracy"] == 0.5
-
-
-@pytest.fixture(scope="module")
-def evaluated(tmp_path_factory):
-    """All that the gate reads, made by the components that make it."""
-    from tests.test_evaluate import run_evaluator
-    from tests.test_serving_check import Made
-
-    made = Made(tmp_path_factory.mktemp("gate"))
-    made.predict()
-    made.check(check_images=8)
-    run_evaluator(made.root / "examples", made.root / "model", made.root / "evaluation")
-    (made.root / "ingest").mkdir()
-    (made.root / "ingest" / "summary.json").write_text('{"examples": {"test": 28}}')
-    return made
-
-
-def bless(made, target: Path, **options):
-    from tfx.types import standard_artifacts
-
-    from components import artifacts
-    from components.blessing_gate import BlessingGate
-    from tests import exports
-
-    blessing = exports.artifact(standard_artifacts.ModelBlessing, target)
-    BlessingGate.test_call(
-        evaluation=exports.artifact(standard_artifacts.ModelEvaluation, made.root / "evaluation"),
-        predictions=made.predictions,
-        champion_predictions=made.champion_predictions,
-        serving_check=exports.artifact(artifacts.ServingCheck, made.root / "check"),
-        ingest_report=exports.artifact(artifacts.IngestReport, made.root / "ingest"),
-        blessing=blessing,
-        options=Evaluate(**options).model_dump_json(),
-        code="",
-    )
-    return blessing, json.loads((target / "verdict.json").read_text())
-
-
-def test_component_blesses(evaluated, tmp_path):
-    from tfx.components.util import model_utils
-
-    blessing, found = bless(evaluated, tmp_path)
-    assert found["blessed"], found["reasons"]
-    assert model_utils.is_model_blessed(blessing)
-    assert (tmp_path / "BLESSED").is_file() and not (tmp_path / "NOT_BLESSED").exists()
-    assert found["metrics"]["accuracy"] == 1
-    assert found["tfma_validation_ok"] is True
-
-
-def test_component_refuses(evaluated, tmp_path):
-    from tfx.components.util import model_utils
-
-    blessing, found = bless(evaluated, tmp_path, min_accuracy=0.99)
-    assert not found["blessed"] and len(found["reasons"]) == 1
-    assert blessing.get_int_custom_property("blessed") == 0
-    assert not model_utils.is_model_blessed(blessing)
-    assert (tmp_path / "NOT_BLESSED").is_file()
-    assert "accuracy" in found["reasons"][0].lower()
-
-
-def test_a_champion_that_cannot_be_loaded_is_told_before_training(evaluated, tmp_path):
-    champion = tmp_path / "3"
-    shutil.copytree(evaluated.root / "model" / "Format-Serving", champion)
-    intact.check("")
-    intact.check(str(champion))
-    (champion / "variables" / "variables.index").write_bytes(b"")
-    (champion / "saved_model.pb").unlink()
-    with pytest.raises(SafelightError, match="saved_model.pb, variables/variables.index") as caught:
-        intact.check(str(champion))
-    assert "safelight rollback" in str(caught.value)
-    shutil.rmtree(champion)
-    with pytest.raises(SafelightError, match="There is no model at"):
-        intact.check(str(champion))

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import calendar
 import json
 import os
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from ml_metadata import metadata_store
 from ml_metadata.proto import metadata_store_pb2
 
-from pipeline import registry
+from pipeline import registry, runs
 from pipeline.commands import gc
-from pipeline.errors import Busy
+from pipeline.errors import Busy, SafelightError
 from pipeline.retrain.book import Book
 from pipeline.runners.metadata import connection_config
 from pipeline.runs import Request, Result, RunDir, write_json
+from pipeline.trainer.checkpoints import Checkpoints, State
 from pipeline.workdir import open_workdir
 from tests.test_registry import FIRST, export
 
@@ -39,17 +42,21 @@ def artifact(workdir, node: str, execution: int) -> Path:
     return path
 
 
-def run(workdir, number: int, ended: bool = True) -> Path:
+def created(number: int) -> str:
+    return f"2026-01-0{number}T00:00:00Z"
+
+
+def run(workdir, number: int, ended: bool = True, outcome: runs.Outcome = "pushed") -> Path:
     """Makes a run with one artifact; returns that."""
     record = RunDir(workdir.runs / f"2026010{number}T000000-0000")
     config = {"metadata": {"url": ""}}
     record.write_request(
-        Request(record.root.name, "", "d", config, {}, [], {}, {}, {}, {}, spans=[])
+        Request(record.root.name, created(number), "d", config, {}, [], {}, {}, {}, {}, spans=[])
     )
     path = artifact(workdir, "Trainer", number)
     write_json(record.artifacts, {"Trainer": {"out": str(path)}})
     if ended:
-        record.write_result(Result(record.root.name, "pushed"))
+        record.write_result(Result(record.root.name, outcome))
     return path
 
 
@@ -67,7 +74,8 @@ def test_frees_what_nothing_needs_and_marks_it(workdir, capsys):
     old, kept = run(workdir, 1), run(workdir, 2)
     assert gc.command(workdir.root, keep=1, dry_run=True, as_json=True) == 0
     said = json.loads(capsys.readouterr().out)
-    assert said == {"freed": [str(old)], "kept": 1, "bytes": 1000, "dry_run": True}
+    freed = {"freed": [str(old)], "kept": 1, "checkpoints": {}, "bytes": 1000}
+    assert said == {**freed, "dry_run": True}
     assert old.is_dir() and state(workdir, old) == metadata_store_pb2.Artifact.LIVE
     gc.command(workdir.root, keep=1)
     assert "1 artifacts are gone" in capsys.readouterr().out
@@ -120,3 +128,95 @@ def test_linked_files_give_nothing_back(workdir):
 def test_not_while_a_run_holds_the_workdir(workdir):
     with workdir.lock(), pytest.raises(Busy):
         gc.command(workdir.root, keep=1)
+
+
+def trained(workdir, name: str, number: int) -> Path:
+    """Leaves the checkpoint of a training that ended an epoch an hour after run `number` began."""
+    checkpoints = Checkpoints(workdir.checkpoints, name)
+    checkpoints.save(State(weights=[np.zeros((100, 10), np.float32)]))
+    return written(checkpoints.folder, number)
+
+
+def searched(workdir, number: int) -> Path:
+    """Leaves a search as it was killed: its state, and a trial's checkpoint below it."""
+    folder = workdir.checkpoints / "search-5e"
+    Checkpoints(folder, "trial-0001").save(State(weights=[np.zeros(10, np.float32)]))
+    (folder / "state.json").write_text("{}")
+    return written(folder, number)
+
+
+def written(folder: Path, number: int) -> Path:
+    then = calendar.timegm((2026, 1, number, 1, 0, 0))
+    for path in (*folder.rglob("*"), folder):
+        os.utime(path, (then, then))
+    return folder
+
+
+def test_checkpoints_of_settings_that_were_given_up_go(workdir, capsys):
+    run(workdir, 1, outcome="failed")
+    run(workdir, 2, outcome="failed")
+    run(workdir, 3)
+    first, search = trained(workdir, "0a", 1), searched(workdir, 1)
+    latest, newest = trained(workdir, "0b", 2), trained(workdir, "0c", 3)
+    gc.command(workdir.root, keep=1, dry_run=True)
+    size = (first / "state.npz").stat().st_size
+    said = capsys.readouterr().out
+    assert "2 checkpoints of training" in said and "would go" in said
+    assert f"0a  {size / 1e6:.1f} MB" in said and "search-5e" in said and "0b" not in said
+    assert first.is_dir()
+    gc.command(workdir.root, keep=1, as_json=True)
+    freed = json.loads(capsys.readouterr().out)
+    assert set(freed["checkpoints"]) == {str(first), str(search)}
+    assert freed["checkpoints"][str(first)] == size
+    assert freed["bytes"] == 2000 + sum(freed["checkpoints"].values())
+    assert {path.name for path in workdir.checkpoints.iterdir()} == {"0b", "0c"}
+    # What stays is whole.
+    for folder in (latest, newest):
+        assert Checkpoints(workdir.checkpoints, folder.name).load() is not None
+
+
+def test_the_newest_runs_can_all_be_gone_on_with(workdir):
+    for number in (1, 2, 3):
+        run(workdir, number, outcome="failed")
+    folders = [trained(workdir, f"0{number}", number) for number in (1, 2, 3)]
+    assert gc.plan(workdir, 3).checkpoints == {}
+    assert list(gc.plan(workdir, 2).checkpoints) == folders[:1]
+
+
+def test_a_run_without_an_end_may_still_train(workdir):
+    run(workdir, 1, ended=False)
+    killed = trained(workdir, "0a", 1)
+    run(workdir, 2)
+    assert gc.plan(workdir, 1).checkpoints == {}
+    # Another one was begun and killed since: that one is what is gone on with.
+    run(workdir, 3, ended=False)
+    run(workdir, 4)
+    assert list(gc.plan(workdir, 1).checkpoints) == [killed]
+    # On a cluster it may train on: it wrote an epoch just now.
+    os.utime(killed / "state.npz")
+    assert gc.plan(workdir, 1).checkpoints == {}
+
+
+def test_a_checkpoint_older_than_every_run_is_nobodys_to_free(workdir):
+    run(workdir, 2)
+    run(workdir, 3)
+    trained(workdir, "0a", 1)
+    assert gc.plan(workdir, 1).checkpoints == {}
+
+
+def test_an_interrupted_call_leaves_no_half_of_a_checkpoint(workdir):
+    run(workdir, 1)
+    half = trained(workdir, "0a", 1)
+    half.rename(half.with_name(".0a.going"))
+    gc.free(workdir, gc.plan(workdir, 1))
+    assert not list(workdir.checkpoints.iterdir())
+
+
+def test_a_damaged_record_is_told_before_anything_goes(workdir):
+    old = run(workdir, 1)
+    run(workdir, 2)
+    folder = workdir.runs / "20260101T000000-0000"
+    (folder / "run.json").write_text("{")
+    with pytest.raises(SafelightError, match="20260101T000000-0000 can't be read"):
+        gc.command(workdir.root, keep=1)
+    assert old.is_dir()

@@ -1,42 +1,59 @@
-"""Latency and size: measured on functions that really take their time, and held to budgets."""
+"""Latency and size: measured in turns, and held to budgets."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from pipeline.blessing import budgets, latency
+from pipeline.blessing import budgets, latency, turns
+from pipeline.variants import timing
 
 IMAGES = [b"%d" % number for number in range(5)]
 
 
-def taking(seconds: float):
-    """Returns a model that takes so long for a request."""
+class Clock:
+    """A stopwatch that stands still but for what models take: the machine's load is no matter."""
 
-    def serve(batch: object) -> None:
-        end = time.perf_counter() + seconds
-        while time.perf_counter() < end:
-            pass
+    def __init__(self) -> None:
+        self.now = 0.0
 
-    return serve
+    def perf_counter(self) -> float:
+        return self.now
+
+    def taking(self, seconds: float) -> Callable[[Any], Any]:
+        """Returns a model that takes so long for a request."""
+
+        def serve(batch: Any) -> Any:
+            self.now += seconds
+            return batch
+
+        return serve
 
 
-def test_the_ratio_to_the_champion():
-    found = latency.measure(taking(0.004), taking(0.002), IMAGES, 15)
+@pytest.fixture
+def clock(monkeypatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(turns, "time", made)
+    return made
+
+
+def test_the_ratio_to_the_champion(clock):
+    found = latency.measure(clock.taking(0.004), clock.taking(0.002), IMAGES, 15)
     assert found.keys() == {"1", "32"}
     for size, one in found.items():
-        assert one["p50_ms"] == pytest.approx(4, rel=0.25)
-        assert one["champion"]["p50_ms"] == pytest.approx(2, rel=0.25)
-        assert one["ratio"] == pytest.approx(2, rel=0.25)
+        assert one["p50_ms"] == pytest.approx(4)
+        assert one["champion"]["p50_ms"] == pytest.approx(2)
+        assert one["ratio"] == pytest.approx(2)
         low, high = one["ratio_interval"]
         assert low <= one["ratio"] <= high
-        assert one["images_per_second"] == pytest.approx(int(size) / 0.004, rel=0.4)
+        assert one["images_per_second"] == pytest.approx(int(size) / 0.004)
 
 
-def test_without_a_champion():
-    one = latency.measure(taking(0.0005), None, IMAGES, 3)["1"]
+def test_without_a_champion(clock):
+    one = latency.measure(clock.taking(0.0005), None, IMAGES, 3)["1"]
     assert one["champion"] is None and one["ratio"] is None and one["ratio_interval"] is None
 
 
@@ -47,16 +64,46 @@ def test_each_request_takes_other_images():
     assert len(asked) == (2 + 3) * (1 + 32)  # three requests of each size are not timed
 
 
-def test_a_slow_model_gets_fewer_requests(monkeypatch):
-    monkeypatch.setattr(latency, "_SECONDS", 0.05)
+def test_a_slow_model_gets_fewer_requests(clock):
     counted: list[int] = []
+    slow = clock.taking(3.0)
+    latency.measure(lambda batch: counted.append(len(slow(batch))), None, IMAGES, 1000)
+    # Three that are not timed and five in any case; 20 s are over by then.
+    assert counted == [1] * (3 + 5) + [32] * (3 + 5)
 
-    def serve(batch: Any) -> None:
-        counted.append(len(batch))
-        time.sleep(0.01)
 
-    latency.measure(serve, None, IMAGES, 1000)
-    assert 3 + 5 <= counted.count(1) < 30
+def test_each_is_asked_several_times_in_a_row_with_the_first_place_changing():
+    asked: list[tuple[str, int]] = []
+    calls = [lambda number: asked.append(("a", number)), lambda number: asked.append(("b", number))]
+    times = turns.timed(calls, lambda n: n, rounds=2, warm=1, seconds=60.0, in_row=2)
+    assert [len(one) for one in times] == [4, 4]
+    assert [name for name, _ in asked] == list("aabb" + "bbaa" + "aabb")
+    assert [number for _, number in asked] == [-2, -1] * 2 + [0, 1] * 2 + [2, 3] * 2
+
+
+def test_time_that_is_over_ends_the_rounds(clock):
+    [found] = turns.timed(
+        [clock.taking(0.25)], lambda n: n, rounds=1000, warm=1, seconds=2.0, fewest=2
+    )
+    assert len(found) == 8
+    [found] = turns.timed(
+        [clock.taking(0.25)], lambda n: n, rounds=1000, warm=1, seconds=0.0, fewest=3
+    )
+    assert len(found) == 3
+
+
+def test_what_goes_in_is_not_timed(clock):
+    [found] = turns.timed([clock.taking(0.001)], clock.taking(0.02), rounds=3, warm=0, seconds=9.0)
+    assert found == pytest.approx([0.001] * 3)
+
+
+def test_one_image_of_two_models_by_the_median(clock):
+    assert timing.compared(clock.taking(0.0015), clock.taking(0.0005)) == pytest.approx((1.5, 0.5))
+
+
+def test_the_real_clock_measures_seconds():
+    [found] = turns.timed([time.sleep], lambda n: 0.01, rounds=2, warm=0, seconds=9.0)
+    assert found.min() > 0.009
 
 
 def test_only_the_model_itself_is_weighed(tmp_path):

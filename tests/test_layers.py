@@ -16,7 +16,7 @@ BIN = Path(sys.executable).parent
 HEAVY = "tensorflow", "tfx", "keras", "apache_beam", "pandas", "sklearn", "matplotlib", "kfp"
 FOUNDATION = (
     "config errors events features fingerprint images ingest lineage presets registry runs "
-    "versions workdir console demo doctor cli"
+    "versions workdir console commands.demo commands.doctor cli"
 )
 
 

@@ -72,6 +72,18 @@ def test_two_logical_devices_train_as_one(make_job: MakeJob) -> None:
 
 
 @pytest.mark.slow
+def test_batch_normalization_takes_the_whole_batch(make_job: MakeJob) -> None:
+    # By its own share of a batch a device would be off in the third digit.
+    settings = {"preset": "cifar10-fast", "optimizer": "sgd", "learning_rate": 0.01}
+    one = make_job("one", **settings)
+    train_child.run(one)
+    two = make_job("two", strategy="mirrored", devices=2, **settings)
+    train.run_fn(jobs.fn_args(two))
+    assert_alike(one, two, 1e-4)
+    np.testing.assert_allclose(served(one), served(two), atol=1e-4)
+
+
+@pytest.mark.slow
 def test_two_workers_on_loopback_train_as_one_process(make_job: MakeJob) -> None:
     # Without dropout, which each worker draws for itself.
     one = make_job("one", preset="image64-cnn")

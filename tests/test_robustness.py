@@ -15,9 +15,9 @@ from components import artifacts
 from components.robustness import Robustness
 from pipeline import config as configuration
 from pipeline import graph, images
+from pipeline.blessing import corruptions, verdict
 from pipeline.blessing import robustness as spoiled
-from pipeline.blessing import verdict
-from pipeline.blessing.corruptions import KINDS, STRENGTHS, corrupted
+from pipeline.blessing.corruptions import KINDS, STRENGTHS
 from pipeline.config import Config, Evaluate
 from pipeline.config import Robustness as Options
 from pipeline.errors import ConfigError, SafelightError
@@ -30,6 +30,11 @@ def pixels_of(
     number: int = 1, size: tuple[int, int] = (32, 32), grey: bool = False
 ) -> images.Pixels:
     return np.atleast_3d(np.asarray(made.picture("green", number, size, grey)))
+
+
+def corrupted(pixels: images.Pixels, name: bytes, *largest_side: int) -> np.ndarray:
+    """Returns the files of one image, bytes [kinds, strengths]."""
+    return corruptions.corrupted([pixels], [name], *largest_side)[0]
 
 
 def decoded(data: bytes) -> np.ndarray:
@@ -103,6 +108,25 @@ def test_a_large_picture_is_shrunk_first():
     pixels = pixels_of(size=(600, 400))
     assert decoded(corrupted(pixels, b"x")[0, 0]).shape == (171, 256, 3)
     assert decoded(corrupted(pixels, b"x", 384)[2, 0]).shape == (256, 384, 3)
+
+
+@pytest.mark.parametrize("grey", [False, True])
+def test_images_that_are_spoiled_together_are_spoiled_as_each_alone(monkeypatch, grey):
+    sizes = [(32, 32), (40, 24), (120, 90)] * 3 + [(32, 32)] * 3 + [(300, 200)]
+    pictures = [pixels_of(number, size, grey) for number, size in enumerate(sizes)]
+    names = [f"image {number}".encode() for number in range(len(sizes))]
+    # Four of the smallest in one call, so that a size takes several.
+    monkeypatch.setattr(corruptions, "_CALL_BYTES", 4 * pictures[0].nbytes)
+    together = corruptions.corrupted(pictures, names)
+    assert together.shape == (len(sizes), len(KINDS), STRENGTHS)
+    for files, pixels, name in zip(together, pictures, names, strict=True):
+        alone = corrupted(pixels, name)
+        for one, other in zip(files.flat, alone.flat, strict=True):
+            # Sums in another order may round a level up or down.
+            assert np.abs(decoded(one) - decoded(other)).max() <= 1
+        # What adds nothing up is the same to the bit; JPEG and noise would show a mix-up.
+        for kind in ("noise", "jpeg", "brightness"):
+            assert (files[KINDS.index(kind)] == alone[KINDS.index(kind)]).all()
 
 
 def test_images_are_picked_evenly_and_always_the_same():

@@ -19,7 +19,7 @@ from tfx.types.standard_artifacts import Examples, Model, TransformGraph
 from components import artifacts
 from components.predictor import Predictor
 from components.serving_check import ServingCheck, compare, pick
-from pipeline.blessing import budgets
+from pipeline.blessing import budgets, serving_child
 from pipeline.config import Serving
 from pipeline.errors import SafelightError
 from pipeline.evaluator import predictions
@@ -186,6 +186,21 @@ def test_labels_permuted(tmp_path):
     assert not report["passed"] and report["label_mismatches"] == 24
 
 
+def test_a_child_that_dies_at_its_start(healthy, monkeypatch):
+    def start(request: Path, log: Any) -> subprocess.Popen[bytes]:
+        code = "import sys; sys.exit('this machine has no TensorFlow')"
+        process = subprocess.Popen(
+            [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=log, stderr=log
+        )
+        process.wait()
+        return process
+
+    monkeypatch.setattr(serving_child, "start", start)
+    report = healthy.check(check_images=4)
+    assert not report["passed"]
+    assert report["message"].endswith("clean process: this machine has no TensorFlow.")
+
+
 def test_every_class_is_tried():
     labels = ["a"] * 50 + ["b"] * 2 + ["c"]
     ids = [str(n).encode() for n in range(53)]
@@ -228,6 +243,28 @@ def test_predictor_with_a_champion_of_other_classes(healthy, tmp_path):
 def test_champion_that_can_not_be_loaded(healthy, tmp_path):
     with pytest.raises(SafelightError, match="The champion can't be compared with"):
         healthy.predict(str(tmp_path))
+
+
+def test_a_model_that_does_not_answer_is_told_of_before_a_healthy_champion(tmp_path):
+    made = Made(tmp_path)
+    champion = exports.save_model(tmp_path / "4")
+    exports.save_model(made.export, max_pixels=1)
+    with pytest.raises(SafelightError, match="did not answer") as refused:
+        made.predict(str(champion))
+    assert str(made.export) in str(refused.value) and "champion" not in str(refused.value)
+
+
+def test_the_answers_are_the_same_beside_a_champion(healthy, tmp_path):
+    alone = predictions.read(Path(healthy.predictions.uri))
+    beside = Made(tmp_path)
+    beside.predict(str(healthy.export))
+    ours = predictions.read(Path(beside.predictions.uri))
+    theirs = predictions.read(Path(beside.champion_predictions.uri))
+    assert alone is not None and ours is not None and theirs is not None
+    assert ours.ids == theirs.ids == alone.ids
+    assert ours.predicted == theirs.predicted == alone.predicted
+    np.testing.assert_allclose(ours.probabilities, alone.probabilities, atol=1e-6)
+    np.testing.assert_allclose(theirs.probabilities, alone.probabilities, atol=1e-6)
 
 
 def test_child_is_clean_and_dies_with_its_parent(tmp_path):
@@ -275,7 +312,9 @@ def test_child_imports_no_tfx():
     # TensorFlow alone is imported later, when the model is loaded.
     code = (
         "import sys\n"
-        "from pipeline import images, predictions, serving_child\n"
+        "from pipeline import images\n"
+        "from pipeline.blessing import serving_child\n"
+        "from pipeline.evaluator import predictions\n"
         "heavy = {'tfx', 'tfx_bsl', 'apache_beam', 'tensorflow_transform', 'tensorflow'}\n"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
     )

@@ -39,6 +39,35 @@ def test_a_spare_becomes_the_module_with_its_arguments(none_waiting, tmp_path):
     assert json.loads((tmp_path / "seen").read_text())["SEEN"] == "yes"
 
 
+def test_what_this_process_imports_meanwhile_makes_no_other_child(
+    none_waiting, tmp_path, monkeypatch
+):
+    given = environment(SEEN="yes")
+    del given["PATH"]
+    spares.ahead(CHILD, [], given)
+    [waiting] = spares._waiting.values()
+    monkeypatch.setenv("TF2_BEHAVIOR", "of the parent")
+    child = spares.popen(
+        CHILD, [str(tmp_path / "seen")], {**given, "TF2_BEHAVIOR": "of the parent"}
+    )
+    assert child is waiting
+    assert child.wait(30) == 0
+
+
+def test_imports_are_not_collected_and_what_comes_after_is():
+    code = (
+        "import gc\n"
+        "from pipeline import spares\n"
+        "try:\n"
+        "    with spares.uncollected():\n"
+        "        assert not gc.isenabled()\n"
+        "        raise ImportError\n"
+        "except ImportError:\n"
+        "    assert gc.isenabled() and gc.get_freeze_count()\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
 @pytest.mark.parametrize("dead", [False, True], ids=["another environment", "dead"])
 def test_without_a_spare_that_fits_a_new_process_is_started(none_waiting, tmp_path, dead):
     spares.ahead(CHILD, [], environment(SEEN="no"))

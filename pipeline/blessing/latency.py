@@ -5,13 +5,14 @@ Plain Python: functions that answer go in. docs/serving.md says how the numbers 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
+
+from pipeline.blessing import turns
+from pipeline.blessing.turns import Floats
 
 BATCHES: Final = (1, 32)
 # Requests that are not timed: the first ones make TensorFlow optimize the graph.
@@ -22,7 +23,6 @@ _FEWEST: Final = 5
 _CONFIDENCE_Z: Final = 1.645  # one-sided, 95 %
 
 Serve = Callable[[Sequence[bytes]], object]
-Floats = npt.NDArray[np.float64]
 
 
 def measure(
@@ -58,20 +58,14 @@ def _times(
     model: Serve, champion: Serve | None, images: Sequence[bytes], size: int, requests: int
 ) -> tuple[Floats, Floats]:
     """Returns seconds a request, float64 [rounds] each; the second is empty without a champion."""
-    asked = [model] if champion is None else [model, champion]
-    seconds: list[list[float]] = [[] for _ in asked]
-    end = time.perf_counter() + _SECONDS
-    for number in range(-_WARM, requests):
-        batch = [images[(number * size + index) % len(images)] for index in range(size)]
-        order = range(len(asked)) if number % 2 else reversed(range(len(asked)))
-        for which in order:
-            began = time.perf_counter()
-            asked[which](batch)
-            if number >= 0:
-                seconds[which].append(time.perf_counter() - began)
-        if number + 1 >= min(_FEWEST, requests) and time.perf_counter() > end:
-            break
-    ours, *theirs = (np.array(one, np.float64) for one in seconds)
+    ours, *theirs = turns.timed(
+        [model] if champion is None else [model, champion],
+        lambda number: [images[(number * size + index) % len(images)] for index in range(size)],
+        rounds=requests,
+        warm=_WARM,
+        seconds=_SECONDS,
+        fewest=_FEWEST,
+    )
     return ours, theirs[0] if theirs else np.empty(0)
 
 

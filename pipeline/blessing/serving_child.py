@@ -4,12 +4,13 @@
 
 It knows the export and the files, and nothing else of the run: no TFX, no Keras, no devices, none
 of the modules that trained. It imports TensorFlow, and reads the request when its standard input
-says a line, or ends. `request.json` has `model` (a directory), `files` (image files), `examples` (a
-TFRecord of the same images, in the same order) and `answer` (the file to write); and, to be timed,
-`requests` (how many) and `champion` (a directory, or ""). The answer has `load_seconds`, and
-`served` and `examples`, each with `labels`, `probabilities`, `answered` (null without a threshold)
-and `heads`: for each head beside the label the same, or `values`. What was timed stands in
-`latency`, and in `not_timed` why the champion was not.
+says a line, or ends; where something is to be timed, it waits for another line before that.
+`request.json` has `model` (a directory), `files` (image files), `examples` (a TFRecord of the same
+images, in the same order) and `answer` (the file to write); and, to be timed, `requests` (how many)
+and `champion` (a directory, or ""). The answer has `load_seconds`, and `served` and `examples`,
+each with `labels`, `probabilities`, `answered` (null without a threshold) and `heads`: for each
+head beside the label the same, or `values`. What was timed stands in `latency`, and in `not_timed`
+why the champion was not.
 """
 
 from __future__ import annotations
@@ -101,6 +102,7 @@ def _timed(
         except SafelightError as error:
             other, not_timed = None, str(error)
     serve = other.serve if other is not None else None
+    sys.stdin.readline()  # until the parent is done with its own work: it would count too
     return {
         "latency": latency.measure(export.serve, serve, encoded, requests),
         "not_timed": not_timed,

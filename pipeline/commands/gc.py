@@ -1,9 +1,9 @@
-"""`safelight gc`: frees the artifacts that nothing needs any more.
+"""`safelight gc`: frees the artifacts and checkpoints that nothing needs any more.
 
 Kept are those of the newest runs, of runs without an end, of every version that can be served
 again (current, pinned, older ones that were not rolled back), and of spans that can still be
 trained on. What goes is first renamed, so that no cache hit points at a half, then marked in ML
-Metadata, then deleted.
+Metadata, then deleted. gc_checkpoints.py says which checkpoints go.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline import console, registry, runs
+from pipeline.commands import gc_checkpoints
 from pipeline.retrain.book import Book
 from pipeline.retrain.rounds import FOLDER
 from pipeline.runs import RunDir
@@ -27,11 +28,17 @@ _GOING = ".going"
 
 @dataclass(frozen=True)
 class Plan:
-    """What is freed: directories, and how many bytes that gives back."""
+    """What is freed: artifacts and how many bytes these give back, and each checkpoint's bytes."""
 
     going: tuple[Path, ...]
     kept: int
     bytes: int
+    checkpoints: Mapping[Path, int] = field(default_factory=dict)
+
+    @property
+    def all_bytes(self) -> int:
+        """What artifacts and checkpoints give back together."""
+        return self.bytes + sum(self.checkpoints.values())
 
 
 def command(
@@ -55,19 +62,37 @@ def command(
         found = plan(place, keep)
         if not dry_run:
             free(place, found)
-    if as_json:
-        facts = {"freed": [str(one) for one in found.going], "kept": found.kept}
-        sys.stdout.write(json.dumps({**facts, "bytes": found.bytes, "dry_run": dry_run}) + "\n")
-    else:
-        verb = "would go" if dry_run else "are gone"
-        console.stdout.print(
-            f"{len(found.going)} artifacts {verb} ({found.bytes / 1e6:.1f} MB); {found.kept} stay."
-        )
+    _tell(found, dry_run, as_json)
     return 0
+
+
+def _tell(found: Plan, dry_run: bool, as_json: bool) -> None:
+    if as_json:
+        facts = {
+            "freed": [str(one) for one in found.going],
+            "kept": found.kept,
+            "checkpoints": {str(path): size for path, size in found.checkpoints.items()},
+            "bytes": found.all_bytes,
+            "dry_run": dry_run,
+        }
+        sys.stdout.write(json.dumps(facts) + "\n")
+        return
+    verb = "would go" if dry_run else "are gone"
+    console.stdout.print(
+        f"{len(found.going)} artifacts {verb} ({found.bytes / 1e6:.1f} MB); {found.kept} stay."
+    )
+    if found.checkpoints:
+        console.stdout.print(
+            f"{len(found.checkpoints)} checkpoints of training that nothing goes on with {verb} "
+            f"({sum(found.checkpoints.values()) / 1e6:.1f} MB):"
+        )
+    for path, size in found.checkpoints.items():
+        console.stdout.print(f"  {path.name}  {size / 1e6:.1f} MB", markup=False)
 
 
 def plan(workdir: Workdir, keep: int) -> Plan:
     """Returns what would go; the workdir must be held."""
+    everything = list(runs.all_runs(workdir.runs))
     needed = needed_uris(workdir, keep)
     going, kept = [], 0
     for path in _artifacts(workdir.artifacts):
@@ -75,20 +100,19 @@ def plan(workdir: Workdir, keep: int) -> Plan:
             kept += 1
         else:
             going.append(path)
-    return Plan(tuple(going), kept, sum(_bytes(path) for path in going))
+    unused = gc_checkpoints.abandoned(workdir, everything, keep)
+    sizes = {path: _bytes(path) for path in unused}
+    return Plan(tuple(going), kept, sum(_bytes(path) for path in going), sizes)
 
 
 def free(workdir: Workdir, found: Plan) -> None:
     """Frees what the plan names, and what an earlier, interrupted call left behind."""
-    renamed = []
-    for path in found.going:
-        away = path.with_name(f".{path.name}{_GOING}")
-        path.rename(away)
-        renamed.append(away)
+    for path in (*found.going, *found.checkpoints):
+        path.rename(path.with_name(f".{path.name}{_GOING}"))
     left = list(workdir.artifacts.glob(f"*/*/.*{_GOING}"))
     if left:
         _mark(workdir, left)
-    for path in left:
+    for path in (*left, *workdir.checkpoints.glob(f".*{_GOING}")):
         shutil.rmtree(path)
 
 

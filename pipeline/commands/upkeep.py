@@ -170,7 +170,7 @@ def collect(
     wait: WaitOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Free the artifacts that nothing needs any more."""
+    """Free the artifacts and checkpoints that nothing needs any more."""
     from pipeline.commands import gc as collection
 
     raise typer.Exit(collection.command(workdir, keep, dry_run, wait, as_json))

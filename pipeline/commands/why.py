@@ -14,9 +14,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from pipeline.console import stdout
-from pipeline.report import formats, outcome
+from pipeline.report import formats, measures, older, outcome
 from pipeline.report.collect import Record
 from pipeline.report.command import choose
+from pipeline.report.older import Older
 from pipeline.report.outcome import Outcome
 from pipeline.workdir import open_workdir
 
@@ -35,7 +36,7 @@ def command(workdir: Path, run: str | None = None, as_json: bool = False) -> dic
       run: a run's id, or the beginning of one.
       as_json: print one JSON object instead: `run_id`, `outcome`, `answer` (one sentence),
         `reasons`, `failed` (the gate's or validation's failed checks), `champion`, `flipped`,
-        `slices` and `confused` as verdict.json has them, and `report`.
+        `slices`, `confused` and `forgetting` as verdict.json has them, and `report`.
 
     Returns:
       That object.
@@ -74,6 +75,7 @@ def explain(record: Record) -> dict[str, Any]:
         "flipped": verdict.get("flipped"),
         "slices": verdict.get("slices", []),
         "confused": verdict.get("confused", []),
+        "forgetting": verdict.get("forgetting", []),
         "report": str(record.run.report) if record.run.report.is_file() else None,
     }
 
@@ -98,6 +100,7 @@ def _show(record: Record, built: Outcome, told: dict[str, Any]) -> None:
     _show_flipped(told["flipped"])
     _show_slices(told["slices"])
     _show_confused(told["confused"])
+    _show_older(older.build(record))
     if built.kind == "failed":
         for line in built.log[-_LOG_LINES:]:
             stdout.print(f"  {escape(line)}", style="dim")
@@ -151,11 +154,18 @@ def _show_comparison(champion: dict[str, Any] | None) -> None:
     title = f"Against version {champion['version']}: {champion['verdict']}"
     if champion.get("images_needed"):
         title += f", about {champion['images_needed']:,} more images needed"
-    table = _table(title, "metric", "model", "champion", "gain", "at least", "at most", "verdict")
+    columns = ("metric", "model", "champion", "difference", "at least", "at most", "verdict")
+    table = _table(title, *columns)
     for name, row in metrics.items():
-        keys = ("value", "champion", "difference", "lower", "upper")
-        name = f"{name} (decides)" if name == champion.get("metric") else name
-        table.add_row(name, *(formats.number(row[key]) for key in keys), row["verdict"])
+        change = measures.change(name, row)
+        title = f"{name} (decides)" if name == champion.get("metric") else name
+        title += ", less is better" if name in measures.LOSSES else ""
+        table.add_row(
+            title,
+            *(change.write(value) for value in (change.after, change.before)),
+            *(change.write_difference(end) for end in (change.difference, change.low, change.high)),
+            change.verdict,
+        )
     stdout.print(table)
 
 
@@ -193,6 +203,21 @@ def _show_confused(confused: list[dict[str, Any]]) -> None:
     for row in confused[:_PAIRS]:
         before = formats.count(row["champion_count"])
         table.add_row(escape(row["truth"]), escape(row["predicted"]), f"{row['count']:,}", before)
+    stdout.print(table)
+
+
+def _show_older(found: Older | None) -> None:
+    if found is None:
+        return
+    held = found.allowed is not None
+    columns = ("span", "images", "accuracy", "champion", "points", *(("floor", "") if held else ()))
+    table = _table("Older spans: what was forgotten", *columns)
+    for span in found.spans:
+        row = [escape(span.name), formats.count(span.images), formats.percent(span.accuracy)]
+        row += [formats.percent(span.champion), formats.points(span.difference)]
+        if held:
+            row += [formats.percent(span.floor), "passed" if span.passed else "failed"]
+        table.add_row(*row)
     stdout.print(table)
 
 

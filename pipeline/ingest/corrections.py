@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from pipeline.config import Ingest
 from pipeline.errors import ConfigError, DataRefused, bounded, did_you_mean
-from pipeline.ingest import manifest
+from pipeline.ingest import manifest_rows
 from pipeline.ingest.entries import Corrected, Entry, Listing, Problem, class_name, shown
 
 RELABEL, REMOVE, KEEP = "relabel", "remove", "keep"
@@ -90,7 +90,7 @@ def rows(file: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
     Raises:
       DataRefused: it is no CSV, or a row has more columns than the header.
     """
-    for line, row in manifest.rows(file):
+    for line, row in manifest_rows.rows(file):
         if row is None:
             raise DataRefused(
                 f"{file}, line {line}: the row has another number of columns than the header. "

@@ -8,11 +8,8 @@ configuration; `ingest.targets` (numbers), `ingest.class_columns` (classes besid
 
 from __future__ import annotations
 
-import csv
-import json
 import math
 import os
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +18,7 @@ from typing import Any
 from pipeline.config import Ingest
 from pipeline.config.slices import FACTS
 from pipeline.errors import DataRefused, bounded, did_you_mean
+from pipeline.ingest import manifest_rows
 from pipeline.ingest.entries import (
     CLASS,
     SLICE,
@@ -33,6 +31,7 @@ from pipeline.ingest.entries import (
     class_name,
     shown,
 )
+from pipeline.ingest.manifest_rows import cell
 from pipeline.ingest.splits import given_splits
 
 _SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson")
@@ -43,7 +42,6 @@ _SPLIT = ("split", "set", "subset")
 _GROUP = ("group", "group_id")
 _SEPARATORS = "|;,"
 _LARGEST = 3.4e38
-_LONE = re.compile("[\ud800-\udc7f\udd00-\udfff]")
 
 
 def is_manifest(name: str) -> bool:
@@ -83,7 +81,7 @@ def _candidates(root: Path) -> list[str]:
 
 def _has_columns(path: Path) -> bool:
     try:
-        _, row = next(rows(path))
+        _, row = next(manifest_rows.rows(path))
     except (StopIteration, DataRefused):
         return False
     names = {str(name).lower() for name in row} if row is not None else set()
@@ -115,7 +113,7 @@ def read(path: Path, options: Ingest, ignored: Ignored) -> Listing:
         image several labels.
     """
     reader = _Reader(path, options)
-    for line, row in rows(path):
+    for line, row in manifest_rows.rows(path):
         reader.take(line, row)
     if reader.columns is None:
         raise DataRefused(f"The manifest {path} has no row; expected one for each image.")
@@ -148,7 +146,7 @@ class _Reader:
             self._said.update(map(str, row))
         if self.columns is None:
             self.columns = self._find_columns(row)
-        path = _bytes(row.get(self.columns.path)).strip()
+        path = cell(row.get(self.columns.path)).strip()
         label = None
         try:
             if not path:
@@ -258,7 +256,7 @@ class _Reader:
             value = value[0]
         if isinstance(value, dict | list):
             raise _Row("no_label", "the label is a structure; expected a word or a number")
-        text = _bytes(value).strip()
+        text = cell(value).strip()
         if not text:
             raise _Row("no_label", "the label is empty")
         return class_name(text)
@@ -266,7 +264,7 @@ class _Reader:
     def _entry(self, path: bytes, label: str, row: Mapping[str, Any], line: int) -> Entry:
         assert self.columns is not None
         relative, state = self._file(path)
-        group = _bytes(row.get(self.columns.group)).strip() if self.columns.group else b""
+        group = cell(row.get(self.columns.group)).strip() if self.columns.group else b""
         return Entry(
             relative,
             state.st_size,
@@ -279,7 +277,7 @@ class _Reader:
 
     def _split(self, row: Mapping[str, Any], line: int) -> str | None:
         assert self.columns is not None
-        text = _bytes(row.get(self.columns.split)).strip() if self.columns.split else b""
+        text = cell(row.get(self.columns.split)).strip() if self.columns.split else b""
         if not text:
             return None
         split = SPLIT_NAMES.get(text.decode("utf-8", "replace").casefold())
@@ -296,7 +294,7 @@ class _Reader:
         for name in self._options.class_columns:
             yield CLASS + name, _class(name, row.get(name))
         for name in self._options.slices:
-            value = _bytes(row.get(name)).strip().decode("utf-8", "backslashreplace")
+            value = cell(row.get(name)).strip().decode("utf-8", "backslashreplace")
             yield SLICE + name, value or "missing"
 
     def _file(self, path: bytes) -> tuple[bytes, os.stat_result]:
@@ -327,59 +325,6 @@ class _Reader:
         return os.path.relpath(whole, self._root), state
 
 
-def rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | None]]:
-    """Yields (line, columns) of each row; None for a line that can't be parsed.
-
-    Raises:
-      DataRefused: the file is no CSV from some line on.
-    """
-    if path.suffix.lower() in (".jsonl", ".ndjson"):
-        yield from _json_rows(path)
-        return
-    with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        head = file.readline()
-        file.seek(0)
-        delimiter = max("\t;,", key=head.count)
-        reader = csv.DictReader(file, delimiter=delimiter)
-        try:
-            for row in reader:
-                # More fields than columns land under None, fewer leave None behind.
-                yield reader.line_num, None if None in row else row
-        except csv.Error as error:
-            raise DataRefused(
-                f"The manifest {path} is no CSV from line {reader.line_num} on: {error}. "
-                "Expected UTF-8 text with a header row."
-            ) from None
-
-
-def _json_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | None]]:
-    with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError):
-                row = None
-            yield number, row if isinstance(row, dict) else None
-
-
-def _bytes(value: object) -> bytes:
-    """Returns a cell as the bytes that it was written with."""
-    if value is None:
-        return b""
-    if isinstance(value, bool):
-        return b"true" if value else b"false"
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return str(value).encode("utf-8", "surrogatepass" if _paired(value) else "surrogateescape")
-
-
-def _paired(value: object) -> bool:
-    """Says whether a text has surrogates that are no escaped bytes (JSON's \\ud800, say)."""
-    return _LONE.search(str(value)) is not None
-
-
 def _number(name: str, value: object) -> float:
     try:
         number = float(value)  # type: ignore[arg-type]
@@ -392,7 +337,7 @@ def _number(name: str, value: object) -> float:
 
 
 def _class(name: str, value: object) -> str:
-    text = b"" if isinstance(value, dict | list) else _bytes(value).strip()
+    text = b"" if isinstance(value, dict | list) else cell(value).strip()
     if not text:
         raise _Row("bad_target", f"{name} is {value!r}; expected a class")
     return class_name(text)

@@ -16,10 +16,10 @@ from tfx.dsl.components.base.base_node import BaseNode
 from tfx.utils import name_utils
 
 from pipeline.config import Config, Kubeflow, Step
-from pipeline.kubeflow import names
+from pipeline.kubeflow import names, parts
+from pipeline.kubeflow.parts import Spec
 
 SCHEMA_VERSION = "2.1.0"
-ENTRYPOINT = ("python", "-m", "pipeline.kubeflow.entrypoint")
 
 # What the server's pages know how to show; everything else is a plain artifact.
 _SYSTEM_TYPES = {
@@ -36,8 +36,6 @@ _GATE = "BlessingGate"
 # These publish: only what is blessed.
 _PUSHERS = ("Pusher", "VariantPusher")
 _NOT_RECORDED = ("model", "pushed_model")
-
-Spec = dict[str, Any]
 
 
 def pipeline_spec(config: Config, nodes: Sequence[BaseNode], sdk: str, data: str = "") -> Spec:
@@ -144,15 +142,15 @@ def _add_report(
         "inputDefinitions": {
             "parameters": {names.STATUS: {"parameterType": "TASK_FINAL_STATUS", "isOptional": True}}
         },
-        "outputDefinitions": {"artifacts": {names.HTML: _artifact("system.HTML")}},
+        "outputDefinitions": {"artifacts": {names.HTML: parts.artifact("system.HTML")}},
     }
     ids = json.dumps([node.id for node in nodes])
-    executors[names.executor(names.REPORT)] = _container(options, {}, "report", "--nodes", ids)
+    executors[names.executor(names.REPORT)] = parts.container(options, {}, "report", "--nodes", ids)
 
 
 def _add_importer(tasks: Spec, components: Spec, executors: Spec) -> None:
     """The launcher downloads what an importer names; it need not run where it is unconditional."""
-    definition = _artifact("system.Dataset")
+    definition = parts.artifact("system.Dataset")
     components[names.component(names.IMPORT)] = {
         "executorLabel": names.executor(names.IMPORT),
         "inputDefinitions": {"parameters": {"uri": {"parameterType": "STRING"}}},
@@ -189,7 +187,7 @@ def _add_prepare(
         "inputs": {
             "parameters": {
                 **{key: {"componentInputParameter": key} for key in asked},
-                names.CONFIG: _constant(json.dumps(values, sort_keys=True)),
+                names.CONFIG: parts.constant(json.dumps(values, sort_keys=True)),
             }
         },
     }
@@ -203,7 +201,7 @@ def _add_prepare(
     _give_imported(task, component, config.kubeflow)
     tasks[names.PREPARE] = task
     components[names.component(names.PREPARE)] = component
-    executors[names.executor(names.PREPARE)] = _container(config.kubeflow, {}, "prepare")
+    executors[names.executor(names.PREPARE)] = parts.container(config.kubeflow, {}, "prepare")
 
 
 def _add_node(
@@ -217,7 +215,7 @@ def _add_node(
     name = names.task(node.id)
     step = options.steps.get(node.id, {})
     sources = _sources(node, nodes)
-    inputs = {key: _from_task(*source) for key, source in sources.items()}
+    inputs = {key: parts.from_task(*source) for key, source in sources.items()}
     upstream = {names.task(source) for source, _ in sources.values()}
     upstream |= {names.task(one.id) for one in node.upstream_nodes}
     if node.id in _PUSHERS:
@@ -229,19 +227,23 @@ def _add_node(
         "dependentTasks": sorted(upstream | {names.PREPARE}),
         "inputs": {
             "artifacts": inputs,
-            "parameters": {names.PROPERTIES: _parameter(names.PREPARE, properties_key(node.id))},
+            "parameters": {
+                names.PROPERTIES: parts.from_parameter(names.PREPARE, properties_key(node.id))
+            },
         },
         **_retries(options, step, node.id),
     }
     component: Spec = {
         "executorLabel": names.executor(name),
         "inputDefinitions": {
-            "artifacts": {key: _artifact(_system_type(*s, nodes)) for key, s in sources.items()},
+            "artifacts": {
+                key: parts.artifact(_system_type(*s, nodes)) for key, s in sources.items()
+            },
             "parameters": {names.PROPERTIES: {"parameterType": "STRING"}},
         },
         "outputDefinitions": {
             "artifacts": {
-                key: _artifact(_SYSTEM_TYPES.get(channel.type.TYPE_NAME, "system.Artifact"))
+                key: parts.artifact(_SYSTEM_TYPES.get(channel.type.TYPE_NAME, "system.Artifact"))
                 for key, channel in node.outputs.items()
             }
         },
@@ -254,7 +256,7 @@ def _add_node(
         _give_imported(task, component, options)
     tasks[name] = _without_empty(task)
     components[names.component(name)] = _without_empty(component)
-    executors[names.executor(name)] = _container(
+    executors[names.executor(name)] = parts.container(
         options, step, "node", "--node", node.id, *_types(node), "--sources", _dump(sources)
     )
 
@@ -287,46 +289,16 @@ def _types(node: BaseNode) -> list[str]:
     ]
 
 
-def _container(options: Kubeflow, step: Step, *arguments: str) -> Spec:
-    cpu = step.get("cpu", options.cpu)
-    memory = step.get("memory_gb", options.memory_gb)
-    resources: Spec = {
-        "cpuLimit": cpu,
-        "cpuRequest": cpu,
-        "memoryLimit": memory,
-        "memoryRequest": memory,
-    }
-    if "gpus" in step:
-        resources["accelerator"] = {
-            "count": str(step["gpus"]),
-            "type": step.get("gpu_type", "nvidia.com/gpu"),
-        }
-    return {
-        "container": {
-            "image": options.image,
-            "command": list(ENTRYPOINT),
-            "args": [
-                *arguments,
-                "--workdir",
-                options.workdir,
-                "--record-megabytes",
-                str(options.record_megabytes),
-                "--executor-input",
-                "{{$}}",
-            ],
-            "resources": resources,
-        }
-    }
-
-
 def _add_gate_outputs(outputs: Spec) -> None:
-    outputs["artifacts"][names.METRICS] = _artifact("system.Metrics")
-    outputs["artifacts"][names.CONFUSION] = _artifact("system.ClassificationMetrics")
+    outputs["artifacts"][names.METRICS] = parts.artifact("system.Metrics")
+    outputs["artifacts"][names.CONFUSION] = parts.artifact("system.ClassificationMetrics")
     outputs["parameters"] = {names.BLESSED: {"parameterType": "STRING"}}
 
 
 def _push_only_if_blessed(task: Spec, component: Spec) -> None:
-    task["inputs"]["parameters"][names.BLESSED] = _parameter(names.task(_GATE), names.BLESSED)
+    task["inputs"]["parameters"][names.BLESSED] = parts.from_parameter(
+        names.task(_GATE), names.BLESSED
+    )
     task["triggerPolicy"] = {"condition": f"inputs.parameter_values['{names.BLESSED}'] == 'true'"}
     component["inputDefinitions"]["parameters"][names.BLESSED] = {"parameterType": "STRING"}
 
@@ -341,7 +313,7 @@ def _give_imported(task: Spec, component: Spec, options: Kubeflow) -> None:
     task["inputs"].setdefault("artifacts", {})[names.IMPORTED] = artifact
     task["dependentTasks"] = sorted({*task.get("dependentTasks", ()), names.IMPORT})
     definitions = component["inputDefinitions"].setdefault("artifacts", {})
-    definitions[names.IMPORTED] = _artifact("system.Dataset")
+    definitions[names.IMPORTED] = parts.artifact("system.Dataset")
 
 
 def _caching(options: Kubeflow, step: Step, node: BaseNode, nodes: Sequence[BaseNode]) -> Spec:
@@ -371,22 +343,6 @@ def _retries(options: Kubeflow, step: Step, node: str) -> Spec:
 def _system_type(source: str, key: str, nodes: Sequence[BaseNode]) -> str:
     [channel] = [one.outputs[key] for one in nodes if one.id == source]
     return _SYSTEM_TYPES.get(channel.type.TYPE_NAME, "system.Artifact")
-
-
-def _artifact(title: str) -> Spec:
-    return {"artifactType": {"schemaTitle": title, "schemaVersion": "0.0.1"}}
-
-
-def _from_task(node: str, key: str) -> Spec:
-    return {"taskOutputArtifact": {"producerTask": names.task(node), "outputArtifactKey": key}}
-
-
-def _parameter(task: str, key: str) -> Spec:
-    return {"taskOutputParameter": {"producerTask": task, "outputParameterKey": key}}
-
-
-def _constant(value: str) -> Spec:
-    return {"runtimeValue": {"constant": value}}
 
 
 def _without_empty(spec: Spec) -> Spec:

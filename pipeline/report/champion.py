@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from pipeline.blessing import bounds
+from pipeline.report import formats, measures
 from pipeline.report.collect import Answers, Record
 
 _CLASSES = 10
-_LOSSES = frozenset({"cross_entropy"})
 
 
 @dataclass(frozen=True)
@@ -26,32 +24,11 @@ class ClassChange:
 
 
 @dataclass(frozen=True)
-class MetricChange:
-    """A metric of either model on the same images, and the interval of the difference.
-
-    `low` and `high` are the paired bootstrap's; None where it was not asked.
-    """
-
-    name: str
-    after: float | None
-    before: float | None
-    difference: float | None
-    low: float | None
-    high: float | None
-    verdict: str
-
-    @property
-    def share(self) -> bool:
-        """Whether it is a share of images, and not a loss."""
-        return self.name not in _LOSSES
-
-
-@dataclass(frozen=True)
 class Comparison:
     """Paired counts, and the difference of accuracies with its one-sided bounds.
 
     `said` is the gate's verdict by `metric`, `p_value` McNemar's, and `needed` about how many
-    images would decide where the verdict is undecided.
+    images would decide where the verdict is undecided. `margin` is in the unit of `metric`.
     """
 
     version: int | None
@@ -71,9 +48,21 @@ class Comparison:
     metric: str
     p_value: float | None
     needed: int | None
-    metrics: list[MetricChange]
+    metrics: list[measures.Change]
     classes: list[ClassChange]
     same_model: bool
+
+    @property
+    def deciding(self) -> measures.Change | None:
+        """The metric that decides; None where the gate told none."""
+        return next((it for it in self.metrics if it.name == self.metric), None)
+
+    @property
+    def allowed(self) -> str:
+        """What the challenger may be worse by, in a few words."""
+        if self.metric in measures.LOSSES:
+            return f"up to {formats.short(self.margin)} nats may be added"
+        return f"up to {formats.short(100 * self.margin)} points may be lost"
 
 
 def build(record: Record) -> Comparison | None:
@@ -111,29 +100,9 @@ def build(record: Record) -> Comparison | None:
         metric=told.get("metric") or "accuracy",
         p_value=told.get("p_value"),
         needed=told.get("images_needed"),
-        metrics=_metrics(told.get("metrics") or {}),
+        metrics=[measures.change(*row) for row in (told.get("metrics") or {}).items()],
         classes=_changes(new, shared, right_new, right_old),
         same_model=bool(new.model) and new.model == old.model,
-    )
-
-
-def _metrics(told: Mapping[str, Mapping[str, Any]]) -> list[MetricChange]:
-    return [_metric(name, row) for name, row in told.items()]
-
-
-def _metric(name: str, row: Mapping[str, Any]) -> MetricChange:
-    """Returns a metric; what verdict.json tells of a loss is the gain, which is turned round."""
-    gain = tuple(row.get(key) for key in ("difference", "lower", "upper"))
-    if name in _LOSSES:
-        gain = tuple(None if value is None else -value for value in (gain[0], gain[2], gain[1]))
-    return MetricChange(
-        name=name,
-        after=row.get("value"),
-        before=row.get("champion"),
-        difference=gain[0],
-        low=gain[1],
-        high=gain[2],
-        verdict=row.get("verdict") or "",
     )
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from markupsafe import Markup
 
 from pipeline.evaluator.head_columns import Classes, HeadColumns, Values
-from pipeline.report import confusion, figures, formats, shares
+from pipeline.report import confusion, figures, formats, measures, shares
 from pipeline.report.collect import Record
 from pipeline.report.confusion import Confusion
 from pipeline.report.shares import Share
@@ -21,7 +23,8 @@ _BINS = 25
 class HeadResult:
     """One head: of a class head `accuracy` and `confusion`, of a regression head `errors`.
 
-    `metrics` are by name; `known` of the `images` have a truth and an answer to compare.
+    `metrics` are by name; `known` of the `images` have a truth and an answer to compare; `change`
+    is the gate's comparison with the champion, if it made one.
     """
 
     name: str
@@ -32,6 +35,7 @@ class HeadResult:
     accuracy: Share | None = None
     confusion: Confusion | None = None
     errors: Markup = field(default_factory=Markup)
+    change: measures.Change | None = None
 
 
 def build(record: Record) -> list[HeadResult]:
@@ -42,8 +46,9 @@ def build(record: Record) -> list[HeadResult]:
     told = (record.verdict or {}).get("heads") or {}
     found = []
     for name, columns in predictions.heads.items():
-        metrics = told.get(name, {}).get("metrics") or {}
-        found.append(_result(name, columns, metrics))
+        head = told.get(name, {})
+        result = _result(name, columns, head.get("metrics") or {})
+        found.append(replace(result, change=_change(head)))
     return found
 
 
@@ -51,6 +56,16 @@ def _result(name: str, columns: HeadColumns, told: dict[str, float]) -> HeadResu
     if isinstance(columns, Classes):
         return _of_classes(name, columns, told)
     return _of_values(name, columns, told)
+
+
+def _change(head: Mapping[str, Any]) -> measures.Change | None:
+    """Returns the comparison by what a head is compared by: its accuracy, or its mean error."""
+    told = head.get("champion")
+    if not told:
+        return None
+    metric = "mae" if head.get("kind") == "regression" else "accuracy"
+    after = (head.get("metrics") or {}).get(metric)
+    return measures.change(metric, {**told, "champion": told.get(metric), "value": after})
 
 
 def _of_classes(name: str, columns: Classes, told: dict[str, float]) -> HeadResult:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-from pipeline.report import formats
+from pipeline.report import measures
 from pipeline.report.collect import Record, without_secrets
 
 LABELS = {
@@ -32,11 +32,7 @@ _ADVICE = {
 }
 # Checks whose numbers are shares of images, and those whose numbers are differences of shares.
 _SHARES = frozenset({"accuracy", "class_recall", "slices", "robustness", "abstention"})
-_DIFFERENCES = frozenset({"champion", "slice_regression", "robustness_champion", "drop"})
-# What models may be compared by that is no share.
-_LOSSES = frozenset({"cross_entropy", "mae"})
-
-Unit = Literal["share", "points", "number"]
+_DIFFERENCES = frozenset({"slice_regression", "robustness_champion", "forgetting", "drop"})
 _NAMED = 3  # failed checks that the sentence names; the others are counted
 
 
@@ -45,7 +41,7 @@ class Check:
     """A check of the final gate: its value, the bound that was held to the threshold.
 
     `interval` is the confidence interval of the value, where it has one; `unit` is that of all
-    four: a share of images, a difference of shares, or any other number.
+    four. A difference of losses is that of the losses themselves: below 0 the model is the better.
     """
 
     name: str
@@ -55,7 +51,7 @@ class Check:
     passed: bool
     message: str
     interval: tuple[float, float] | None = None
-    unit: Unit = "number"
+    unit: measures.Unit = "number"
 
     @property
     def title(self) -> str:
@@ -65,20 +61,11 @@ class Check:
 
     def write(self, value: Any) -> str:
         """Writes one of the check's numbers as people read it; differences are in points."""
-        if self.unit == "share":
-            return formats.percent(value)
-        return formats.points(value) if self.unit == "points" else formats.number(value)
+        return measures.write(value, self.unit)
 
     def write_interval(self) -> str:
         """Writes the interval, or a dash."""
-        if self.interval is None:
-            return "–"
-        low, high = self.interval
-        if self.unit == "share":
-            return formats.interval(low, high)
-        if self.unit == "points":
-            return f"{formats.points(low)} to {formats.points(high)}"
-        return f"{formats.number(low)} to {formats.number(high)}"
+        return "–" if self.interval is None else measures.write_interval(*self.interval, self.unit)
 
 
 @dataclass(frozen=True)
@@ -189,28 +176,33 @@ def _shortfall(check: Check) -> str:
     return f"{check.title} ({bound}{check.write(value)}{unit}, asked {asked})"
 
 
-def _unit(name: str, told: Mapping[str, Any]) -> Unit:
+def _unit(name: str, told: Mapping[str, Any]) -> measures.Unit:
     kind, _, head = name.partition(":")
     if kind in _SHARES:
         return "share"
-    if kind not in _DIFFERENCES:
-        return "number"
-    # The label is compared by the metric that was chosen, a head of numbers by its error.
-    measured = ((told.get("heads") or {}).get(head) or {}).get("metrics") or {}
-    metric = "mae" if "mae" in measured else (told.get("champion") or {}).get("metric")
-    return "number" if metric in _LOSSES and (not head or "mae" in measured) else "points"
+    if kind != "champion":
+        return "points" if kind in _DIFFERENCES else "number"
+    # The label is compared by the metric that was chosen, a head by its error or its accuracy.
+    if not head:
+        return measures.unit_of_difference((told.get("champion") or {}).get("metric", "accuracy"))
+    values = ((told.get("heads") or {}).get(head) or {}).get("kind") == "regression"
+    return measures.unit_of_difference("mae" if values else "accuracy")
 
 
-def _check(check: Mapping[str, Any], unit: Unit) -> Check:
-    interval = check.get("interval")
+def _check(check: Mapping[str, Any], unit: measures.Unit) -> Check:
+    value, bound, threshold = (check.get(key) for key in ("value", "bound", "threshold"))
+    low, high = check.get("interval") or (None, None)
+    if unit == "change":  # verdict.json has gains
+        value, bound, threshold = (measures.turned(it) for it in (value, bound, threshold))
+        low, high = measures.turned(high), measures.turned(low)
     return Check(
         name=check["name"],
-        value=check.get("value"),
-        bound=check.get("bound"),
-        threshold=check.get("threshold"),
+        value=value,
+        bound=bound,
+        threshold=threshold,
         passed=bool(check["passed"]),
         message=check.get("message") or "",
-        interval=(interval[0], interval[1]) if interval else None,
+        interval=None if low is None or high is None else (low, high),
         unit=unit,
     )
 

@@ -19,10 +19,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from pipeline import events, lifetime, runs
+from pipeline import events, lifetime, runs, spares
 from pipeline.config import Config
 from pipeline.errors import DataRefused, NotBlessed, SafelightError, known_cause
 from pipeline.runs import Outcome, Request, Result, RunDir, Stage
+from pipeline.trainer import train
 from pipeline.workdir import Workdir
 
 
@@ -72,9 +73,13 @@ class Execution:
     def _run_nodes(self) -> None:
         # Here TensorFlow and TFX are imported: seconds that the person is told about.
         started = time.monotonic()
-        from pipeline.runners.nodes import NodeRunner
-
         config = Config.model_validate(self.request.config)
+        # Importing takes one core. Where this very model is what is served, none is trained.
+        if config.tune.algorithm == "off" and not self.request.inputs["published"]:
+            train.ahead(config.train)
+        with spares.uncollected():
+            from pipeline.runners.nodes import NodeRunner
+
         runner = NodeRunner(config, self.request, self.workdir)
         events.emit("startup", seconds=round(time.monotonic() - started, 2))
         for name in runner.names:
@@ -152,11 +157,10 @@ def _start_ahead(done: str, config: Config) -> None:
     A node that ran makes those behind it run too; one from the cache says nothing of them.
     """
     from pipeline.blessing import serving_child
-    from pipeline.trainer import train
 
     if done == "Trainer":
         serving_child.ahead()
-    elif done == ("ImageExampleGen" if config.tune.algorithm == "off" else "Tuner"):
+    elif done == "Tuner":
         train.ahead(config.train)
 
 
