@@ -137,7 +137,8 @@ def _apply(manifest: Manifest, step: Manifest) -> None:
 def _move_subjects(manifest: Manifest, namespace: str) -> None:
     for subject in manifest.get("subjects", []):
         if subject["kind"] == "ServiceAccount":
-            subject["namespace"] = namespace
+            # Kustomize leaves one that is written down as it is.
+            subject.setdefault("namespace", namespace)
 
 
 def _named(manifests: list[Manifest]) -> list[Manifest]:
