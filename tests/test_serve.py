@@ -224,7 +224,7 @@ def test_the_command_serves_until_it_is_stopped(tmp_path, base):
     workdir = open_workdir(tmp_path / "work")
     shutil.copytree(base, workdir.serving(NAME))
     line = (
-        "import sys; from pathlib import Path; from pipeline import serve;"
+        "import sys; from pathlib import Path; from pipeline.commands import serve;"
         "sys.exit(serve.command(Path(sys.argv[1]), port=0, grpc_port=0, engine='development',"
         " as_json=True))"
     )

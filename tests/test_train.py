@@ -300,7 +300,7 @@ def test_the_child_dies_with_its_parent(make_job: MakeJob) -> None:
     path = job.run_dir / "job.json"
     code = (
         "import os, pathlib, subprocess, sys\n"
-        "from pipeline import train\n"
+        "from pipeline.trainer import train\n"
         "path = pathlib.Path(sys.argv[1])\n"
         "job = train.Job.model_validate_json(path.read_text())\n"
         "path.write_text(job.model_copy(update={'parent': os.getpid()}).model_dump_json())\n"

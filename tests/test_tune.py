@@ -152,7 +152,8 @@ def test_killed_within_a_trial(splits, tmp_path, event_log, everything):
     (tmp_path / "args.json").write_text(json.dumps(vars(args)))
     code = (
         "import json, sys; from types import SimpleNamespace; from pathlib import Path; "
-        "from pipeline import events, tune; root = Path(sys.argv[1]); "
+        "from pipeline import events; from pipeline.trainer import tune; "
+        "root = Path(sys.argv[1]); "
         "events.configure(Path(sys.argv[2])); "
         "args = SimpleNamespace(**json.loads((root / 'args.json').read_text())); "
         "tune.tuner_fn(args, best=root / 'best' / 'b.txt', results=root / 'results')"
