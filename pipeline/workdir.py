@@ -68,18 +68,24 @@ class Workdir:
         """Returns the directory that TF Serving watches for this model."""
         return self.root / "serving" / model_name
 
+    @property
+    def models(self) -> list[Path]:
+        """The serving directories of all models, by name; empty before the first push."""
+        folder = self.root / "serving"
+        return sorted(one for one in folder.iterdir() if one.is_dir()) if folder.is_dir() else []
+
     def served(self, model: str | None) -> Path:
         """Returns the serving directory of a model, by default the only one.
 
         Raises:
           UsageError: there is none, or several and none is named.
         """
-        folder = self.root / "serving"
-        names = sorted(one.name for one in folder.iterdir()) if folder.is_dir() else []
+        found = {one.name: one for one in self.models}
+        names = list(found)
         if model is None and len(names) == 1:
-            return folder / names[0]
-        if model in names:
-            return folder / str(model)
+            return found[names[0]]
+        if model in found:
+            return found[model]
         if not names:
             raise UsageError(f"Nothing has been pushed to {self.root} yet.")
         raise UsageError(f"Name the model with --model-name. There is: {bounded(names, limit=20)}.")

@@ -70,7 +70,8 @@ def run(job: AuditJob) -> None:
     began = time.monotonic()
     with np.load(job.dealt) as dealt:
         fold, stop = dealt["fold"], dealt["stop"]
-    from pipeline.trainer import training  # noqa: F401 - TensorFlow: seconds that the person is told about
+    # TensorFlow: seconds that the person is told about.
+    from pipeline.trainer import training  # noqa: F401
 
     events.emit("startup", seconds=round(time.monotonic() - began, 2))
     events.emit("stage", name=STAGE, state="start")

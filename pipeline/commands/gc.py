@@ -121,9 +121,8 @@ def needed_uris(workdir: Workdir, keep: int) -> set[str]:
     everything = list(runs.all_runs(workdir.runs))
     names = {run.root.name for run in everything[-keep:]}
     names |= {run.root.name for run in everything if not run.result.is_file()}
-    serving = workdir.root / "serving"
     needed: set[str] = set()
-    for root in sorted(serving.iterdir()) if serving.is_dir() else []:
+    for root in workdir.models:
         for entry in registry.read(root).entries:
             if entry.status != "rolled_back":
                 names.add(entry.run_id)

@@ -95,8 +95,7 @@ def choose_model(workdir: Workdir, name: str | None) -> str:
     Raises:
       UsageError: nothing was pushed, or there are several and none is named.
     """
-    folder = workdir.root / "serving"
-    known = sorted(one.name for one in folder.iterdir() if one.is_dir()) if folder.is_dir() else []
+    known = [one.name for one in workdir.models]
     if name is None and len(known) == 1:
         name = known[0]
     if not known:
@@ -113,9 +112,10 @@ def choose_model(workdir: Workdir, name: str | None) -> str:
         raise UsageError(
             f"The workdir {workdir.root} has no model {name!r}.{did_you_mean(name, known)}"
         )
-    if not any(path.name.isdecimal() for path in (folder / name).iterdir()):
+    folder = workdir.serving(name)
+    if not any(path.name.isdecimal() for path in folder.iterdir()):
         raise UsageError(
-            f"The model {name!r} has no version in {folder / name} yet: no run was blessed. "
+            f"The model {name!r} has no version in {folder} yet: no run was blessed. "
             f"See why: safelight history --workdir {workdir.root}"
         )
     return name

@@ -100,8 +100,8 @@ def _check_chief(train: Train) -> None:
         raise errors.ConfigError(
             f"Trainer runs in worker {cluster.worker} of TF_CONFIG's {cluster.workers} "
             "(train.strategy=multi_worker), and worker 0 writes the model. Run the pipeline in the "
-            "chief, or in worker 0 where there is none; start "
-            "pipeline.trainer.train_child in the others."
+            "chief, or in worker 0 where there is none; start pipeline.trainer.train_child in the "
+            "others."
         )
 
 
