@@ -1,5 +1,6 @@
 """Predictor: what the challenger and the champion say about each test image, written once."""
 
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -49,14 +50,15 @@ def Predictor(
     del code
     Path(champion_predictions.uri).mkdir(parents=True, exist_ok=True)
     count = _ASKED // 2 if champion else _ASKED
+    done = _Done()
     # While one model is loaded, or gathers its images, the other one is asked.
     with ThreadPoolExecutor(1) as pool:
         ours = answers.Export(Path(path_utils.serving_model_path(model.uri)))
-        writing = pool.submit(_write, ours, examples.uri, predictions.uri, "model", count)
+        writing = pool.submit(_write, ours, examples.uri, predictions.uri, count, done)
         if champion:
             try:
                 theirs = answers.Export(Path(champion))
-                _write(theirs, examples.uri, champion_predictions.uri, "champion", count)
+                _write(theirs, examples.uri, champion_predictions.uri, count, done)
             except SafelightError as error:
                 writing.result()
                 raise SafelightError(
@@ -66,20 +68,27 @@ def Predictor(
 
 
 def _write(
-    export: answers.Export, examples_uri: str, target: str, name: str, batch_size: int
+    export: answers.Export, examples_uri: str, target: str, batch_size: int, done: "_Done"
 ) -> None:
     for split, folder in ((TEST, Path(target)), (OLDER, Path(target) / OLDER)):
         if split == OLDER and not answers.split_files(examples_uri, OLDER):
             continue
         folder.mkdir(parents=True, exist_ok=True)
         batches = answers.answer_split(export, examples_uri, split, batch_size)
-        answers.write(folder, _told(batches, name), export)
+        answers.write(folder, done.told(batches), export)
 
 
-def _told(batches: Iterator[Any], name: str) -> Iterator[Any]:
-    """Passes batches on and says how many images are done."""
-    done = 0
-    for batch in batches:
-        yield batch
-        done += batch.num_rows
-        events.progress("Predictor", done, None, "images", note=name)
+class _Done:
+    """Counts the answers of both models, and says how many there are."""
+
+    def __init__(self) -> None:
+        self._answers = 0
+        self._lock = threading.Lock()
+
+    def told(self, batches: Iterator[Any]) -> Iterator[Any]:
+        """Passes batches on and counts them."""
+        for batch in batches:
+            yield batch
+            with self._lock:
+                self._answers += batch.num_rows
+                events.progress("Predictor", self._answers, None, "answers")

@@ -122,9 +122,9 @@ _FASHION: Final = Preset(
 )
 _CIFAR10_FAST: Final = Preset(
     name="cifar10-fast",
-    doc="A short residual network of 32, 64, 128 and 192 filters with batch normalization, for "
-    "small colour pictures; AdamW with a one-cycle rate, label smoothing, flips and crops. A third "
-    "more processor time an image than cifar10-cnn, for fewer epochs. 0.8 million parameters at "
+    doc="A short residual network of 32, 64, 128 and 256 filters with batch normalization, for "
+    "small colour pictures; AdamW with a one-cycle rate, label smoothing, flips and crops. A fifth "
+    "more processor time an image than cifar10-cnn, for fewer epochs. 1.1 million parameters at "
     "32x32x3 and 10 classes.",
     epochs=8,
     image_size=32,
@@ -138,7 +138,8 @@ _CIFAR10_FAST: Final = Preset(
         "schedule": "one-cycle",
         "label_smoothing": 0.1,
         "patience": 0,
-        "augment": ["flip", "crop"],
+        # Two pixels: with few epochs, larger shifts cost more than they teach.
+        "augment": ["flip", {"name": "crop", "padding": 0.0625}],
     },
 )
 

@@ -7,7 +7,7 @@ from importlib.metadata import version
 import pytest
 from typer.testing import CliRunner
 
-from pipeline import cli
+from pipeline import cli, config
 
 
 def test_the_version_is_told():
@@ -19,6 +19,11 @@ def test_the_version_is_told():
 def test_each_command_explains_itself(name):
     ended = CliRunner().invoke(cli.app, [name, "--help"])
     assert ended.exit_code == 0 and "Usage:" in ended.stdout
+
+
+def test_help_names_the_shipped_profiles():
+    told = CliRunner().invoke(cli.app, ["run", "--help"], env={"COLUMNS": "200"}).stdout
+    assert all(name in told for name in config.profiles())
 
 
 def test_an_unknown_command_is_a_mistake_of_usage():
