@@ -154,10 +154,14 @@ def test_flip_mirrors_half() -> None:
     assert 16 <= sum(mirrored) <= 48
 
 
-def test_crop_shifts_by_whole_pixels() -> None:
+@pytest.mark.parametrize(
+    ("fill_mode", "numpy_mode"),
+    [("constant", "constant"), ("nearest", "edge"), ("reflect", "symmetric"), ("wrap", "wrap")],
+)
+def test_crop_shifts_by_whole_pixels(fill_mode: str, numpy_mode: Any) -> None:
     pixels = pictures(count=32)
-    out = only({"name": "crop", "padding": 2 / SIDE, "fill_mode": "constant"}, pixels)
-    padded = np.pad(pixels, ((0, 0), (2, 2), (2, 2), (0, 0)))
+    out = only({"name": "crop", "padding": 2 / SIDE, "fill_mode": fill_mode}, pixels)
+    padded = np.pad(pixels, ((0, 0), (2, 2), (2, 2), (0, 0)), numpy_mode)
     found = set()
     for image, source in zip(out, padded, strict=True):
         places = [

@@ -18,7 +18,7 @@ RunArgument = Annotated[
     str | None, typer.Argument(metavar="[RUN]", help="A run's id; by default the newest.")
 ]
 ProfileOption = Annotated[
-    str | None, typer.Option(help="smoke, strict or kubeflow, as shipped, or a TOML file of your own.")
+    str | None, typer.Option(help="smoke, strict, kubeflow (shipped), or a TOML file of your own.")
 ]
 SetOption = Annotated[
     list[str] | None,
