@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import keras
@@ -14,8 +15,8 @@ from pipeline import backbones, export, features, models
 from pipeline.config import Train
 from pipeline.errors import ConfigError, SafelightError
 from pipeline.heads import Head
-from pipeline.models import pretrained, weights
-from pipeline.trainer import data, fitting
+from pipeline.models import freezing, pretrained, weights
+from pipeline.trainer import data, fitting, training
 from pipeline.trainer.checkpoints import State
 from pipeline.trainer.fitting import Batches
 from tests import graphs
@@ -88,6 +89,30 @@ def test_mobilenet_v2_learns_from_grey_pictures_and_keeps_its_statistics(tmp_pat
     step(model, train, channels=1)
     assert all(np.array_equal(b, w) for b, w in zip(before, statistics, strict=True))
     assert not np.array_equal(kernel, backbone.trainable_weights[0])
+
+
+@pytest.mark.parametrize(
+    ("steps", "momentum"), [(4, 0.5), (20, 0.75), (343, 0.985), (50_000, 0.999)]
+)
+def test_from_the_start_a_backbone_s_statistics_follow_within_an_epoch(
+    steps: int, momentum: float
+) -> None:
+    model = build(backbone="MobileNetV3Small")
+    setup: Any = SimpleNamespace(
+        steps=lambda train: steps, devices=SimpleNamespace(replicas=1 + steps % 2)
+    )
+    training._settle_statistics(setup, model, Train(backbone="MobileNetV3Small"))
+    found = list(freezing.normalizations(model))
+    # The most is Keras's own, 0.999 there.
+    assert {round(layer.momentum, 3) for layer in found} == {momentum}
+    assert {layer.synchronized for layer in found} == {bool(steps % 2)}
+
+
+def test_statistics_that_come_with_weights_keep_their_momentum() -> None:
+    model = build(backbone="MobileNetV2")
+    setup: Any = SimpleNamespace(steps=lambda train: 20, devices=SimpleNamespace(replicas=1))
+    training._settle_statistics(setup, model, Train(backbone="MobileNetV2", weights="imagenet"))
+    assert {layer.momentum for layer in freezing.normalizations(model)} == {0.999}
 
 
 def step(model: keras.Model, train: Train, side: int = 32, channels: int = 3) -> None:

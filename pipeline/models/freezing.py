@@ -41,16 +41,17 @@ def unfreeze(model: keras.Model, what: str, *, keep_statistics: bool = False) ->
     for layer in backbone.layers[:first]:
         layer.trainable = False
     if keep_statistics:
-        for layer in _every(backbone):
-            if isinstance(layer, keras.layers.BatchNormalization):
-                layer.trainable = False
+        for layer in normalizations(backbone):
+            layer.trainable = False
 
 
-def _every(network: keras.Model) -> Iterator[keras.layers.Layer]:
+def normalizations(network: keras.Model) -> Iterator[keras.layers.BatchNormalization]:
+    """Yields a network's batch normalizations, those of the networks inside it too."""
     for layer in network.layers:
-        yield layer
         if isinstance(layer, keras.Model):
-            yield from _every(layer)
+            yield from normalizations(layer)
+        elif isinstance(layer, keras.layers.BatchNormalization):
+            yield layer
 
 
 def _first(backbone: keras.Model, what: str) -> int:

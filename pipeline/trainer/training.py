@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import keras
 import numpy as np
@@ -25,6 +25,7 @@ from pipeline.blessing.calibration import Fitted
 from pipeline.config import Calibration, Train, Transform
 from pipeline.errors import ConfigError, bounded
 from pipeline.heads import Head
+from pipeline.models import freezing
 from pipeline.trainer import board, data, devices, fitting, loop
 from pipeline.trainer.checkpoints import Checkpoints, State
 from pipeline.trainer.data import Batches, Input, Layout, Loaded, Records
@@ -33,6 +34,12 @@ from schemas import image_schema
 
 if TYPE_CHECKING:
     from pipeline.trainer.train import Job
+
+
+# Of batch normalizations: what an epoch leaves of the averages before it is e to minus this; and
+# the least momentum, with which some two batches count.
+_FOLLOWED: Final = 5.0
+_LEAST_MOMENTUM: Final = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,8 +156,7 @@ def make_model(setup: Setup, train: Train) -> keras.Model:
             channels=setup.transform.channels,
             heads=setup.heads,
         )
-        if setup.devices.replicas > 1:
-            _normalize_together(model)
+        _settle_statistics(setup, model, train)
         fitting.compile_model(model, _shared(setup, train), setup.heads, setup.steps(train))
     if train.xla and not model.jit_compile:
         refused = [layer.name for layer in model.layers if not layer.supports_jit]
@@ -161,16 +167,20 @@ def make_model(setup: Setup, train: Train) -> keras.Model:
     return model
 
 
-def _normalize_together(model: keras.Model) -> None:
-    """Lets batch normalizations take the statistics of the whole batch, not of a device's share.
+def _settle_statistics(setup: Setup, model: keras.Model, train: Train) -> None:
+    """Sets how batch normalizations come to the statistics that evaluation uses.
 
-    They then normalize as on one device, and all replicas keep the same moving averages.
+    On several devices they take those of the whole batch, not of a device's share: they then
+    normalize as on one device, and all replicas keep the same moving averages. In a backbone that
+    starts from nothing the averages follow within an epoch. Those of Keras take 500 steps or more,
+    after which a small data set is trained to the end, and the model answers at random.
     """
-    for layer in model.layers:
-        if isinstance(layer, keras.Model):
-            _normalize_together(layer)
-        elif isinstance(layer, keras.layers.BatchNormalization):
+    followed = max(_LEAST_MOMENTUM, 1 - _FOLLOWED / setup.steps(train))
+    for layer in freezing.normalizations(model):
+        if setup.devices.replicas > 1:
             layer.synchronized = True
+        if train.backbone and not train.weights:
+            layer.momentum = min(layer.momentum, followed)
 
 
 def make_batches(setup: Setup, train: Train, first_epoch: int) -> Batches:
