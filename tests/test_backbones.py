@@ -203,9 +203,9 @@ class Vector(tf.Module):
 @pytest.fixture
 def vector(tmp_path: Path) -> str:
     module = Vector()
-    for training in (True, False):
+    for learns in (True, False):
         module.__call__.get_concrete_function(
-            tf.TensorSpec([None, 16, 16, 3], tf.float32), training=training
+            tf.TensorSpec([None, 16, 16, 3], tf.float32), training=learns
         )
     tf.saved_model.save(module, str(tmp_path / "vector"))
     return str(tmp_path / "vector")
