@@ -54,7 +54,7 @@ SYSTEMS = {
             *("train.backbone=MobileNet", "transform.image_size=32", "transform.channels=3"),
             *("train.epochs=6", "ingest.max_images=3000"),
         ),
-        0.5,
+        0.7,
     ),
     "S8": System(
         (
