@@ -108,11 +108,19 @@ def test_from_the_start_a_backbone_s_statistics_follow_within_an_epoch(
     assert {layer.synchronized for layer in found} == {bool(steps % 2)}
 
 
-def test_statistics_that_come_with_weights_keep_their_momentum() -> None:
+@pytest.mark.parametrize(
+    ("settings", "momentum"),
+    [
+        ({"backbone": "MobileNetV2", "weights": "imagenet"}, 0.999),
+        ({"model": "networks:wide"}, 0.999),  # a network of one's own, whatever it is
+        ({"preset": "fashion-cnn"}, 0.75),
+    ],
+)
+def test_whose_statistics_keep_their_momentum(settings: dict[str, str], momentum: float) -> None:
     model = build(backbone="MobileNetV2")
     setup: Any = SimpleNamespace(steps=lambda train: 20, devices=SimpleNamespace(replicas=1))
-    training._settle_statistics(setup, model, Train(backbone="MobileNetV2", weights="imagenet"))
-    assert {layer.momentum for layer in freezing.normalizations(model)} == {0.999}
+    training._settle_statistics(setup, model, Train.model_validate(settings))
+    assert {layer.momentum for layer in freezing.normalizations(model)} == {momentum}
 
 
 def step(model: keras.Model, train: Train, side: int = 32, channels: int = 3) -> None:

@@ -171,15 +171,16 @@ def _settle_statistics(setup: Setup, model: keras.Model, train: Train) -> None:
     """Sets how batch normalizations come to the statistics that evaluation uses.
 
     On several devices they take those of the whole batch, not of a device's share: they then
-    normalize as on one device, and all replicas keep the same moving averages. In a backbone that
-    starts from nothing the averages follow within an epoch. Those of Keras take 500 steps or more,
-    after which a small data set is trained to the end, and the model answers at random.
+    normalize as on one device, and all replicas keep the same moving averages. In a preset, and in
+    a backbone that starts from nothing, the averages follow within an epoch. Those of Keras take
+    500 steps or more; by then a small data set is trained to the end, and the model answers at
+    random.
     """
     followed = max(_LEAST_MOMENTUM, 1 - _FOLLOWED / setup.steps(train))
     for layer in freezing.normalizations(model):
         if setup.devices.replicas > 1:
             layer.synchronized = True
-        if train.backbone and not train.weights:
+        if not (train.model or train.weights):
             layer.momentum = min(layer.momentum, followed)
 
 
