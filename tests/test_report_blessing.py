@@ -47,6 +47,9 @@ def test_checks_show_their_intervals(made):
     low, high = told["accuracy"]["interval"]
     assert shown["accuracy"].write_interval().endswith("%")
     assert shown["champion"].write(0.0123) == "+1.23"
+    for name, side in (("accuracy", "≥ "), ("class_recall", "≤ ")):
+        assert shown[name].write_bound() == side + shown[name].write(told[name]["bound"])
+        assert shown[name].write_bound() in html.one("table", class_="checks").text
     body = next(
         it
         for it in html.one("table", class_="checks").all("tbody")
@@ -292,11 +295,11 @@ def test_the_divergence_is_that_of_jensen_and_shannon():
     [
         (
             [("accuracy", 0.91, 0.85, 0.9, False), ("serving", 0.0, None, 0.1, True)],
-            "1 of 2 checks failed, accuracy (bound 85.0%, asked 90.0%).",
+            "1 of 2 checks failed, accuracy (≥ 85.0%, asked 90.0%).",
         ),
         (
             [("champion", -0.02, -0.01, -0.005, False), ("answers", 3, None, 0, False)],
-            "2 of 2 checks failed, champion (bound −1.00 points, asked −0.50 points) and answers "
+            "2 of 2 checks failed, champion (≤ −1.00 points, asked −0.50 points) and answers "
             "(3, asked 0).",
         ),
         (

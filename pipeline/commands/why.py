@@ -125,7 +125,8 @@ def _show_checks(built: Outcome) -> None:
     for check in failed:
         table.add_row(
             escape(check.title),
-            *(escape(check.write(value)) for value in (check.value, check.bound)),
+            escape(check.write(check.value)),
+            escape(check.write_bound()),
             escape(check.write_interval()),
             escape(check.write(check.threshold)),
         )

@@ -62,7 +62,8 @@ class Comparison:
         """What the challenger may be worse by, in a few words."""
         if self.metric in measures.LOSSES:
             return f"up to {formats.short(self.margin)} nats may be added"
-        return f"up to {formats.short(100 * self.margin)} points may be lost"
+        points = formats.short(100 * self.margin)
+        return f"up to {points} point{'' if points == '1' else 's'} may be lost"
 
 
 def build(record: Record) -> Comparison | None:

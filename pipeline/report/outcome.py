@@ -63,6 +63,16 @@ class Check:
         """Writes one of the check's numbers as people read it; differences are in points."""
         return measures.write(value, self.unit)
 
+    def write_bound(self) -> str:
+        """Writes the bound with the side of it that the true value lies on, or a dash."""
+        if self.bound is None:
+            return "–"
+        written = self.write(self.bound)
+        beside = 0 if self.value is None else self.bound - self.value
+        if not beside or written.startswith(("<", ">")):
+            return written
+        return f"{'≥' if beside < 0 else '≤'} {written}"
+
     def write_interval(self) -> str:
         """Writes the interval, or a dash."""
         return "–" if self.interval is None else measures.write_interval(*self.interval, self.unit)
@@ -170,10 +180,9 @@ def _shortfall(check: Check) -> str:
     value = check.bound if check.bound is not None else check.value
     if value is None or check.threshold is None or value == check.threshold:
         return check.title
-    bound = "bound " if check.bound is not None and check.bound != check.value else ""
+    found = check.write(value) if check.bound is None else check.write_bound()
     unit = " points" if check.unit == "points" else ""
-    asked = f"{check.write(check.threshold)}{unit}"
-    return f"{check.title} ({bound}{check.write(value)}{unit}, asked {asked})"
+    return f"{check.title} ({found}{unit}, asked {check.write(check.threshold)}{unit})"
 
 
 def _unit(name: str, told: Mapping[str, Any]) -> measures.Unit:
