@@ -53,7 +53,8 @@ def ImageWindow(
       code: fingerprint of the sources, for the cache key.
 
     Raises:
-      DataRefused: a span changed while it was read, or a split is empty.
+      DataRefused: a split is empty.
+      SafelightError: a span changed while it was read.
     """
     del code
     folder, report = Path(examples.uri), Path(ingest_report.uri)

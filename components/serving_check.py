@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -72,15 +72,12 @@ def ServingCheck(
     compared = _compared(expected, settings.agreement_images)
     events.progress("ServingCheck", 0, len(rows), "images")
     with _Child() as child:
-        wanted = dict.fromkeys(expected.ids[row] for row in (*rows, *compared))
-        found = _find(examples.uri, wanted)
-        child.begin(
-            served, [found[expected.ids[row]] for row in rows], settings.latency_requests, champion
-        )
+        found = _find(examples.uri, expected.ids, (*rows, *compared))
+        child.begin(served, [found[row] for row in rows], settings.latency_requests, champion)
         agreed = None
         if compared:
             events.progress("ServingCheck", 0, len(compared), "images", "training's way")
-            records = [found[expected.ids[row]][1] for row in compared]
+            records = [found[row][1] for row in compared]
             graph, tolerance = Path(transform_graph.uri), settings.agreement_tolerance
             agreed = agreement.check(served, graph, records, expected, compared, tolerance)
         answer = child.answer()
@@ -217,23 +214,36 @@ def _message(
     return f"A clean process serves {len(rows)} images as evaluation saw them ({worst})."
 
 
-def _find(examples_uri: str, wanted: Collection[bytes]) -> dict[bytes, tuple[bytes, bytes]]:
-    """Returns {id: (encoded image, serialized example)} of the split test.
+def _find(
+    examples_uri: str, ids: list[bytes], rows: Iterable[int]
+) -> dict[int, tuple[bytes, bytes]]:
+    """Returns {row: (encoded image, serialized example)} of the split test.
+
+    An answer's record is the one at its place, for two images may have one name.
+
+    Args:
+      examples_uri: of the examples.
+      ids: of all answers, which are in the order of the records.
+      rows: of the answers whose records are wanted.
 
     Raises:
-      SafelightError: one isn't there.
+      SafelightError: another image is there, or none.
     """
     import tensorflow as tf
 
     spec = {name: tf.io.FixedLenFeature([], tf.string) for name in (features.ID, features.IMAGE)}
+    wanted = dict.fromkeys(rows)
     found = {}
+    first = 0
     files = answers.split_files(examples_uri, features.TEST)
     for batch in tf.data.TFRecordDataset(files).batch(_BATCH):
         parsed = tf.io.parse_example(batch, spec)
-        for row, name in enumerate(parsed[features.ID].numpy()):
-            if name in wanted:
-                found[name] = (parsed[features.IMAGE][row].numpy(), batch[row].numpy())
-    missing = [answers.text(name) for name in wanted if name not in found]
+        for place, name in enumerate(parsed[features.ID].numpy()):
+            row = first + place
+            if row in wanted and name == ids[row]:
+                found[row] = (parsed[features.IMAGE][place].numpy(), batch[place].numpy())
+        first += len(batch)
+    missing = [answers.text(ids[row]) for row in wanted if row not in found]
     if missing:
         raise SafelightError(
             f"{bounded(missing)} stand in the predictions and not in the examples at "

@@ -203,8 +203,12 @@ def serve(
     model_name: Annotated[
         str | None, typer.Option(help="Which model; by default the only one there.")
     ] = None,
-    port: Annotated[int, typer.Option(help="For REST; 0 picks a free one.")] = 8501,
-    grpc_port: Annotated[int, typer.Option(help="For gRPC; 0 picks a free one.")] = 8500,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="For REST; 0 picks a free one.")
+    ] = 8501,
+    grpc_port: Annotated[
+        int, typer.Option(min=0, max=65535, help="For gRPC; 0 picks a free one.")
+    ] = 8500,
     engine: Annotated[
         Literal["auto", "binary", "docker", "development"],
         typer.Option(help="By default TF Serving's binary, else Docker, else for development."),
@@ -220,7 +224,9 @@ def serve(
 @app.command(rich_help_panel=LOOK)
 def tensorboard(
     workdir: WorkdirOption,
-    port: Annotated[int, typer.Option(help="On this machine; 0 picks a free one.")] = 6006,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="On this machine; 0 picks a free one.")
+    ] = 6006,
     as_json: JsonOption = False,
 ) -> None:
     """Show the curves, images and profiles of all runs in TensorBoard."""
@@ -237,7 +243,7 @@ def history(workdir: WorkdirOption, as_json: JsonOption = False) -> None:
 
     found = [run.read_result() for run in runs.all_runs(place.runs)]
     if as_json:
-        print("[" + ",\n".join(result.to_json() for result in found if result) + "]")
+        print("[" + ", ".join(result.to_json() for result in found if result) + "]")
     else:
         console.show_history(found)
         show_ledger(place.root / "retrain")
@@ -266,10 +272,11 @@ def _run(
     wait: bool = False,
     verify: bool = False,
 ) -> Result:
+    from pipeline.ingest.listing import readable
     from pipeline.ingest.scan import scan
     from pipeline.runners import local
 
-    with console.stderr.status(f"looking at {escape(data)}") as status:
+    with console.stderr.status(f"looking at {escape(data)}") as status, readable(data):
 
         def copied(done: int, total: int) -> None:
             status.update(f"copying {escape(data)}: {done / 1e6:,.0f} of {total / 1e6:,.0f} MB")

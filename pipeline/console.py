@@ -18,8 +18,9 @@ from rich.table import Table
 
 from pipeline.runs import Outcome, Result, RunDir
 
-stderr = Console(stderr=True, highlight=False)
-stdout = Console(highlight=False)
+# Without `emoji`, Rich would draw a picture where a path or a class has `:smile:` in it.
+stderr = Console(stderr=True, highlight=False, emoji=False)
+stdout = Console(highlight=False, emoji=False)
 
 _QUIET_SECONDS = 10.0
 _MARKS = {"complete": "[green]done[/]", "cached": "[cyan]cached[/]", "failed": "[red]failed[/]"}

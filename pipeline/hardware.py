@@ -140,7 +140,8 @@ def hidden() -> dict[str, str]:
     No step but Trainer and Tuner takes a GPU; `environment` gives it back to the process of those.
     """
     variables = dict(os.environ)
-    variables.setdefault(_GIVEN, variables.get(_VISIBLE, ""))
+    # Empty hides all GPUs, and is something else than not set.
+    variables.setdefault(_GIVEN, f"={variables[_VISIBLE]}" if _VISIBLE in variables else "")
     return {**variables, _VISIBLE: "-1"}
 
 
@@ -151,7 +152,7 @@ def environment() -> dict[str, str]:
     if given is not None:
         variables.pop(_VISIBLE, None)
         if given:
-            variables[_VISIBLE] = given
+            variables[_VISIBLE] = given.removeprefix("=")
     return variables
 
 

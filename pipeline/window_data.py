@@ -1,4 +1,12 @@
-"""A window of spans as one set of examples: linked, not copied, and one report of them all."""
+"""A window of spans as one set of examples: linked, not copied, and one report of them all.
+
+An image is named by its path in its own span, and spans have the same paths: 00001.png is in each.
+The newest span's images keep their names in the window; those of the others, and of the golden
+set, get their span's name before theirs, as in `golden/red/00001.png`. images.parquet has these
+names, and so have the records of `test`, for what is said about test images is found by them: of
+the golden set they are written anew. The records of the other splits, and of `older`, are linked
+as they are: nobody looks an image up in them by its name.
+"""
 
 from __future__ import annotations
 
@@ -12,17 +20,21 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline import events
-from pipeline.errors import DataRefused
-from pipeline.features import CALIB, SPLITS_WITH_CALIB, TEST
+from pipeline.errors import DataRefused, SafelightError
+from pipeline.features import CALIB, ID, SPLITS_WITH_CALIB, TEST
+from pipeline.ingest import wire
 
 # Beside the window's splits: the test images of spans that no longer judge. They tell what a model
 # has forgotten; no training sees them.
 OLDER = "older"
 
 _TABLES = ("images.parquet", "quarantine.parquet", "duplicates.parquet")
+# In the tables: what names an image that was kept.
+_NAMES = (ID, f"other_{ID}")
 _COUNTED = ("quarantined", "duplicates", "split_duplicates", "group_straddles", "files", "bytes")
 _TALLIED = ("quarantine_reasons", "converted")
 
@@ -65,12 +77,13 @@ def check(parts: Sequence[Part]) -> None:
     """Checks that what ingest read is what the window was resolved to.
 
     Raises:
-      DataRefused: a span's files changed between the decision and the reading.
+      SafelightError: a span's files changed between the decision and the reading. Its data isn't
+        refused, nor that of the other spans: the next round decides anew.
     """
     for part in parts:
         read = part.summary()["fingerprint"]
         if read != part.fingerprint:
-            raise DataRefused(
+            raise SafelightError(
                 f"{part.name} changed while it was read: expected fingerprint "
                 f"{part.fingerprint[:16]}, read {read[:16]}. What is there now is a new revision: "
                 "leave it alone until the next `safelight retrain` takes it."
@@ -80,19 +93,27 @@ def check(parts: Sequence[Part]) -> None:
 def link(parts: Sequence[Part], examples: Path) -> None:
     """Links each split's TFRecords into `examples`, numbered anew, and those of `older` beside.
 
-    A file system without hard links gets copies.
+    Those of `test` whose images get other names are written anew. A file system without hard links
+    gets copies.
     """
+    renamed = _renamed(parts)
     for split in splits_of(parts):
         files = [
-            file
+            (file, part.name if split == TEST and part in renamed else "")
             for part in parts
             for source in part.splits().get(split, ())
             for file in _files(part, source)
         ]
         _link_all(files, examples / f"Split-{split}")
-    older = [file for part in _older(parts) for file in _files(part, TEST)]
+    older = [(file, "") for part in _older(parts) for file in _files(part, TEST)]
     if older:
         _link_all(older, examples / f"Split-{OLDER}")
+
+
+def _renamed(parts: Sequence[Part]) -> list[Part]:
+    """Returns the parts whose images get the part's name before theirs: all but the newest span."""
+    newest = [part for part in parts if not part.golden][-1:]
+    return [part for part in parts if part not in newest]
 
 
 def _older(parts: Sequence[Part]) -> list[Part]:
@@ -104,14 +125,28 @@ def _files(part: Part, split: str) -> list[Path]:
     return sorted((part.examples / f"Split-{split}").glob("data_tfrecord-*"))
 
 
-def _link_all(files: Sequence[Path], folder: Path) -> None:
+def _link_all(files: Sequence[tuple[Path, str]], folder: Path) -> None:
+    """Links files, each with what comes before its images' names: with "" they stay the same."""
     folder.mkdir(parents=True)
-    for number, file in enumerate(files):
+    for number, (file, before) in enumerate(files):
         target = folder / f"data_tfrecord-{number:05d}-of-{len(files):05d}"
+        if before:
+            _copy_renamed(file, target, before)
+            continue
         try:
             os.link(file, target)
         except OSError:
             shutil.copyfile(file, target)
+
+
+def _copy_renamed(file: Path, target: Path, before: str) -> None:
+    import tensorflow as tf
+
+    with tf.io.TFRecordWriter(str(target)) as writer:
+        for record in tf.data.TFRecordDataset(str(file)).as_numpy_iterator():
+            values = wire.unpack(record)
+            [name] = values[ID]
+            writer.write(wire.pack({**values, ID: [b"%s/%s" % (before.encode(), name)]}))
 
 
 def write_report(
@@ -215,8 +250,9 @@ def _columns(
 
 
 def _write_table(name: str, parts: Sequence[Part], report: Path) -> None:
-    """Puts the spans' rows behind each other; images go by the window's splits."""
+    """Puts the spans' rows behind each other; images go by the window's splits and names."""
     tables = []
+    renamed = _renamed(parts)
     for part in parts:
         file = part.report / name
         if not file.is_file():
@@ -224,7 +260,7 @@ def _write_table(name: str, parts: Sequence[Part], report: Path) -> None:
         table = pq.read_table(file)
         if name == "images.parquet":
             table = _by_window_split(table, part)
-        tables.append(table)
+        tables.append(_with_names(table, part.name) if part in renamed else table)
     if tables:
         schema = pa.unify_schemas([table.schema for table in tables])
         pq.write_table(pa.concat_tables([_as(table, schema) for table in tables]), report / name)
@@ -242,11 +278,27 @@ def _as(table: pa.Table, schema: pa.Schema) -> pa.Table:
 
 
 def _by_window_split(table: pa.Table, part: Part) -> pa.Table:
+    """Returns the rows that go into the window, in the order in which `link` puts the records.
+
+    A span's rows mix its splits, each in the order of its records. Of a golden set all go into one
+    split, which has the records of one behind those of another.
+    """
     target = {source: split for split, sources in part.splits().items() for source in sources}
-    splits = [target.get(name) for name in table["split"].to_pylist()]
+    place = {source: number for number, source in enumerate(target)}
+    sources = table["split"].to_pylist()
+    rows = [row for row, source in enumerate(sources) if source in target]
+    rows.sort(key=lambda row: place[sources[row]])
+    splits = pa.array([target[sources[row]] for row in rows], pa.string())
     position = table.schema.get_field_index("split")
-    table = table.set_column(position, "split", pa.array(splits, pa.string()))
-    return table.filter(pa.array([split is not None for split in splits]))
+    return table.take(pa.array(rows, pa.int64())).set_column(position, "split", splits)
+
+
+def _with_names(table: pa.Table, before: str) -> pa.Table:
+    for column in _NAMES:
+        if column in table.column_names:
+            names = pc.binary_join_element_wise(before.encode(), table[column], b"/")
+            table = table.set_column(table.schema.get_field_index(column), column, names)
+    return table
 
 
 def _warn_of_golden(parts: Sequence[Part]) -> None:

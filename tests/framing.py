@@ -16,6 +16,8 @@ def framed(data: bytes) -> bytes:
     return head + data + struct.pack("<I", records.masked(records.crc32c(data)))
 
 
-def record(label: str, number: int) -> bytes:
+def record(label: str, number: int, /, **features: wire.Values) -> bytes:
+    """Returns an Example of a picture, with the label of its colour unless `features` has one."""
     encoded = pictures.encoded(picture(label, number), "PNG")
-    return wire.pack({"image/encoded": [encoded], "image/class/text": [label.encode()]})
+    given = features or {"image/class/text": [label.encode()]}
+    return wire.pack({"image/encoded": [encoded], **given})

@@ -111,7 +111,6 @@ def test_a_means_bounds_are_students():
     lower, upper = bounds.mean_bounds(values, 0.95)
     half = 2.1318 * math.sqrt(2.5) / math.sqrt(5)
     assert (lower, upper) == (pytest.approx(3 - half, abs=1e-3), pytest.approx(3 + half, abs=1e-3))
-    assert bounds.mean_upper_bound(values, 0.95) == upper
 
 
 def test_a_means_bounds_hold_as_often_as_they_say():
@@ -119,10 +118,36 @@ def test_a_means_bounds_hold_as_often_as_they_say():
     rng = np.random.default_rng(5)
     errors = np.abs(rng.normal(0, 1, (2000, 60)))
     truth = math.sqrt(2 / math.pi)
-    held = np.mean([bounds.mean_upper_bound(row, 0.95) >= truth for row in errors])
+    held = np.mean([bounds.mean_bounds(row, 0.95)[1] >= truth for row in errors])
     assert 0.93 <= held <= 0.97
 
 
 @pytest.mark.parametrize("values", [[], [1.0], [1.0, float("nan")]])
 def test_nothing_is_told_of_a_mean_without_values(values):
     assert bounds.mean_bounds(np.array(values), 0.95) == (-math.inf, math.inf)
+
+
+@pytest.mark.parametrize("truth", [0.9, 0.95, 0.99])
+@pytest.mark.parametrize("images", [10, 60, 300])
+def test_the_bounds_of_shares_err_as_rarely_as_they_say(images, truth):
+    # Images that are right or wrong as a whole; one of eight versions right with its own chance.
+    rng = np.random.default_rng(8)
+    whole = (rng.random((1000, images)) < truth).astype(float)
+    parts = rng.binomial(8, rng.beta(truth, 1 - truth, (1000, images))) / 8
+    for drawn in (whole, parts):
+        found = [bounds.bounded_mean(row, 0, 1, 0.95) for row in drawn]
+        assert np.mean([lower > truth for lower, _ in found]) <= 0.075
+        assert np.mean([upper < truth for _, upper in found]) <= 0.075
+
+
+def test_all_right_shows_about_what_clopper_and_pearson_say():
+    for images in (1, 30, 300):
+        lower, upper = bounds.bounded_mean(np.ones(images), 0, 1, 0.95)
+        assert lower == pytest.approx(bounds.lower_bound(images, images, 0.95), abs=0.06)
+        assert upper == 1
+
+
+def test_many_values_have_students_bounds():
+    shares = np.random.default_rng(3).binomial(15, 0.7, 2000) / 15
+    near = bounds.bounded_mean(shares, 0, 1, 0.95)
+    assert near == pytest.approx(bounds.mean_bounds(shares, 0.95), abs=1e-3)

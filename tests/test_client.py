@@ -78,6 +78,13 @@ def test_images_are_converted_as_at_ingest(make_client, tmp_path):
     assert [line["converted"] for line in lines] == ["webp", "orientation"]
 
 
+def test_as_small_as_an_image_can_be(make_client, tmp_path):
+    made.picture("red", 1, size=(3, 1)).save(tmp_path / "small.png")
+    with make_client() as client:
+        [answer] = client.predict([tmp_path / "small.png"])
+    assert answer.label == "red"
+
+
 def test_status(make_client):
     with make_client() as client:
         [version] = client.status()

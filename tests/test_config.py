@@ -134,6 +134,13 @@ def test_keys_that_can_not_go_together():
     assert "train.preset" in message
 
 
+def test_images_that_ingest_takes_are_no_larger_than_the_model_takes():
+    message = refusal("ingest.max_pixels=60000000")
+    assert "ingest.max_pixels 60000000" in message
+    assert "transform.max_pixels 50000000" in message
+    configuration.load(None, ["ingest.max_pixels=60000000", "transform.max_pixels=60000000"])
+
+
 def test_an_unknown_profile_is_answered_with_the_nearest():
     assert "Did you mean 'smoke'" in refusal(profile="smok")
     assert "does not exist" in refusal(profile="nowhere.toml")

@@ -183,7 +183,7 @@ def shown_by(environment: dict[str, str]) -> str:
     return done.stdout.decode().strip()
 
 
-@pytest.mark.parametrize("given", ["0,1", None])
+@pytest.mark.parametrize("given", ["0,1", "", None])
 def test_only_the_training_process_gets_the_gpus(
     given: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

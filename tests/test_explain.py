@@ -13,6 +13,7 @@ from keras import layers
 from PIL import Image
 
 from pipeline import export, features, heads, model_json, models
+from pipeline.commands import explain_command
 from pipeline.config import Train
 from pipeline.errors import SafelightError
 from pipeline.evaluator.predictions import Predictions
@@ -348,6 +349,13 @@ def test_the_node_explains_mistakes_and_survives_a_model_it_can_not_build(tmp_pa
     assert all(one["label"] != one["predicted"] for one in good["images"])
     assert bad["images"] == []
     assert "does not hold the weights" in bad["message"]
+
+
+def test_as_small_as_an_image_can_be(tmp_path):
+    # ingest.min_side says what to train on, not what may be asked.
+    Image.new("RGB", (3, 1)).save(tmp_path / "small.png")
+    [asked] = explain_command._asked([tmp_path / "small.png"], tmp_path)
+    assert asked.encoded.read_bytes() == (tmp_path / "small.png").read_bytes()
 
 
 def _in_this_process(asked, scratch):

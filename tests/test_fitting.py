@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import keras
 import numpy as np
@@ -14,9 +15,10 @@ import tensorflow as tf
 from pipeline import events, models
 from pipeline.config import Train
 from pipeline.errors import ConfigError
+from pipeline.features import EVAL, TRAIN
 from pipeline.heads import Head
 from pipeline.models import freezing, pretrained
-from pipeline.trainer import fitting
+from pipeline.trainer import data, fitting
 from pipeline.trainer.checkpoints import Checkpoints, State
 from pipeline.trainer.fitting import Batches
 
@@ -243,3 +245,41 @@ def test_a_network_without_a_backbone_has_nothing_to_freeze() -> None:
     freezing.unfreeze(model, "all")
     with pytest.raises(ConfigError, match="unfreezes 'none', but this network has no backbone"):
         freezing.unfreeze(model, "none")
+
+
+def test_class_weights_are_the_labels_alone(settings: Callable[..., Train]) -> None:
+    """Of each head the loss has to be there, weighted where it is the label's."""
+    rng = np.random.default_rng(2)
+    rare = np.arange(IMAGES) < 6
+    pixels = np.where(rare, 0.2, 0.8)[:, None, None, None] + np.zeros((SIDE, SIDE, 1))
+    severity = rng.random(IMAGES).astype(np.float32)
+    targets: dict[str, np.ndarray] = {"label": rare.astype(np.int64), "severity": severity}
+    kept = data.Kept(pixels.astype(np.float32), targets)
+    source = cast(
+        data.Input,
+        SimpleNamespace(heads=(LABEL, SEVERITY), shape=(SIDE, SIDE, 1), value_range=lambda: None),
+    )
+    records = data.Records((), IMAGES, "")
+    loaded = data.Loaded(source, records, records, {TRAIN: kept, EVAL: kept})
+
+    def losses(**changes: Any) -> dict[str, float]:
+        train = settings(epochs=1, batch_size=IMAGES, learning_rate=1e-30, **changes)
+        model = build(train, (LABEL, SEVERITY))
+        fitting.compile_model(model, train, (LABEL, SEVERITY), 1)
+        made = data.batches_of(loaded, train).train
+        history = model.fit(made, steps_per_epoch=1, verbose=0).history
+        return {name: values[0] for name, values in history.items()}
+
+    plain, weighted = losses(), losses(class_weights={"dark": 0.5, "light": 4.0})
+    assert weighted["severity_loss"] == pytest.approx(plain["severity_loss"], rel=1e-5)
+    # All pictures of a class are alike, so that the mean loss tells that of either class.
+    half = losses(class_weights={"dark": 0.5, "light": 1.0})
+    double = losses(class_weights={"dark": 1.0, "light": 2.0})
+    assert double["label_loss"] == pytest.approx(2 * half["label_loss"], rel=1e-5)
+    assert plain["label_loss"] < double["label_loss"] < 2 * plain["label_loss"]
+
+
+def test_a_training_without_an_update_is_refused(settings: Callable[..., Train]) -> None:
+    train = settings(epochs=2, accumulate=7)
+    with pytest.raises(ConfigError, match=r"train.accumulate=7.*there are: 6, by 2 epochs of 3"):
+        fitting.fit(build(train), batches(), train, (LABEL,), state=State())

@@ -142,7 +142,9 @@ def test_a_floor_is_held_to_each_slice():
     predictions = predictions_of(facts, np.arange(400) >= 60)
     [check], told = slices.judge(predictions, None, facts, Evaluate(min_slice_accuracy=0.6))
     assert not check.passed and (check.name, check.value) == ("slices", 0.4)
-    assert check.interval is not None and check.bound == check.interval[1] < check.threshold == 0.6
+    # The bound holds for all four together, the interval for this one.
+    assert check.interval is not None and check.interval[1] < check.bound < check.threshold == 0.6
+    assert "(for 4 slices together) at most 51.69%" in check.message
     assert "brightness below 0.251" in check.message
     assert "evaluate.min_slice_accuracy" in check.message
     assert [row["passed"] for row in told["slices"]] == [False, True, True, True]
@@ -160,7 +162,8 @@ def test_luck_among_many_slices_is_no_finding():
     predictions = predictions_of(facts, right)
     [check], _ = slices.judge(predictions, None, facts, Evaluate(min_slice_accuracy=0.8))
     assert check.passed and check.value == 0.68
-    assert check.bound is not None and check.bound < 0.8  # but for the correction, it would fail
+    assert check.interval is not None and check.bound is not None
+    assert check.interval[1] < 0.8 <= check.bound  # but for the correction, it would fail
 
 
 def test_a_loss_against_the_champion_on_one_slice():
@@ -172,7 +175,7 @@ def test_a_loss_against_the_champion_on_one_slice():
     options = Evaluate(max_slice_regression=0.1)
     [check], told = slices.judge(predictions_of(facts, ours), champion, facts, options)
     assert not check.passed and check.name == "slice_regression"
-    assert check.value == pytest.approx(-0.3) and check.threshold == -0.1
+    assert check.value == check.bound == pytest.approx(-0.3) and check.threshold == -0.1
     assert told["slices"][0]["champion"] == 1.0 and not told["slices"][0]["passed"]
     [check], _ = slices.judge(
         predictions_of(facts, ours), champion, facts, Evaluate(max_slice_regression=0.4)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import calendar
+import contextlib
 import json
 import os
+import sqlite3
 from dataclasses import replace
 from pathlib import Path
 
@@ -210,6 +212,36 @@ def test_an_interrupted_call_leaves_no_half_of_a_checkpoint(workdir):
     half.rename(half.with_name(".0a.going"))
     gc.free(workdir, gc.plan(workdir, 1))
     assert not list(workdir.checkpoints.iterdir())
+
+
+def test_metadata_that_can_not_be_opened_is_told_before_anything_goes(workdir):
+    old = run(workdir, 1)
+    run(workdir, 2)
+    workdir.metadata.write_bytes(b"no database" * 100)
+    with pytest.raises(SafelightError, match=r"ML Metadata can't be reached .*nothing has gone"):
+        gc.command(workdir.root, keep=1)
+    assert (old / "data").is_file()
+    assert not list(workdir.artifacts.glob("*/*/.*.going"))
+
+
+def change(workdir, statement: str) -> None:
+    with contextlib.closing(sqlite3.connect(workdir.metadata)) as opened, opened:
+        opened.execute(statement)
+
+
+def test_metadata_that_can_not_be_written_leaves_all_in_its_place(workdir):
+    old = run(workdir, 1)
+    run(workdir, 2)
+    run(workdir, 3)
+    checkpoint = trained(workdir, "0a", 1)
+    refuse = "CREATE TRIGGER refuse BEFORE UPDATE ON Artifact BEGIN SELECT RAISE(ABORT, 'no'); END"
+    change(workdir, refuse)
+    with pytest.raises(SafelightError, match=r"ML Metadata can't be reached .*nothing has gone"):
+        gc.command(workdir.root, keep=1)
+    assert (old / "data").is_file() and checkpoint.is_dir()
+    change(workdir, "DROP TRIGGER refuse")
+    gc.command(workdir.root, keep=1)
+    assert not old.exists() and not checkpoint.exists()
 
 
 def test_a_damaged_record_is_told_before_anything_goes(workdir):

@@ -6,7 +6,9 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import unicodedata
+from pathlib import Path
 
 import pytest
 
@@ -119,11 +121,41 @@ def test_links_that_leave_the_data_are_quarantined(tmp_path):
     assert {entry.label for entry in followed.entries} == {"red", "blue", "green"}
 
 
-def test_pipes_and_locked_folders_do_not_stop_it(tmp_path):
+def test_pipes_and_links_to_themselves_do_not_stop_it(tmp_path):
     class_folders(tmp_path, {"red": 2, "blue": 2})
     os.mkfifo(tmp_path / "red" / "pipe.png")
+    (tmp_path / "loop").symlink_to("loop")
     found = look(tmp_path)
-    assert problems(found) == {"red/pipe.png": "unreadable"}
+    assert problems(found) == {"red/pipe.png": "unreadable", "loop": "missing"}
+
+
+@pytest.fixture
+def unprivileged():
+    """Gives up root's rights, for which no folder is locked, and returns a folder to work in."""
+    user = os.geteuid()
+    with tempfile.TemporaryDirectory() as name:
+        if user == 0:
+            os.chown(name, 65534, -1)
+            os.seteuid(65534)
+        yield Path(name)
+        os.seteuid(user)
+
+
+def test_a_locked_folder_does_not_stop_it(unprivileged):
+    for label in ("red", "blue"):
+        put(unprivileged / label / "1.png")
+    (unprivileged / "lost+found").mkdir(mode=0)
+    found = look(unprivileged)
+    assert (found.form, problems(found)) == ("folders", {"lost+found": "unreadable"})
+
+
+def test_data_that_may_not_be_read_is_answered(unprivileged):
+    locked = unprivileged / "photos"
+    locked.mkdir(mode=0)
+    for data in (str(locked), str(locked / "inside"), "/dev/null"):
+        said = f"{data} (can't be read|.*expected a folder)"
+        with pytest.raises(DataRefused, match=said), listing.readable(data):
+            look(Path(data))
 
 
 # Nothing to train on.

@@ -167,13 +167,17 @@ def test_records_with_features_of_other_names(tmp_path):
         ingest(path, tmp_path / "again")
 
 
-def test_records_with_several_labels_are_refused_by_name(tmp_path):
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [([b"cat", b"dog"], "multi-label data"), ([b"cat\ndog"], "line break")],
+)
+def test_records_with_labels_that_are_no_class_are_refused_by_name(tmp_path, labels, message):
     path = tmp_path / "data" / "mine.tfrecord"
     path.parent.mkdir()
     with tf.io.TFRecordWriter(str(path)) as writer:
         image = pictures.encoded(picture("red", 1), "PNG")
-        writer.write(wire.pack({"image/encoded": [image], "label": [b"cat", b"dog"]}))
-    with pytest.raises(DataRefused, match="multi-label data"):
+        writer.write(wire.pack({"image/encoded": [image], "label": labels}))
+    with pytest.raises(DataRefused, match=message):
         ingest(path, tmp_path / "out")
 
 

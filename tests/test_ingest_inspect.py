@@ -15,7 +15,7 @@ from rich.console import Console
 
 from pipeline.commands import inspect
 from pipeline.config import Ingest
-from pipeline.errors import DataRefused
+from pipeline.errors import DataRefused, UsageError
 from pipeline.ingest import wire
 from pipeline.ingest.scan import same_listing
 from tests import pictures
@@ -69,6 +69,46 @@ def test_it_says_what_would_stop_a_run(messy):
     assert any("error_budget" in line and "exit 4" in line for line in seen.advice)
     with pytest.raises(DataRefused, match="no usable image .* no_label"):
         inspect.inspect(str(messy / "red"), Ingest())
+
+
+def test_what_a_person_has_left_out_stops_no_run(messy, tmp_path):
+    rows = [f"red/{number:05d}.png,remove" for number in range(10, 30)]
+    file = tmp_path / "corrections.csv"
+    file.write_text("\n".join(["path,action", *rows]))
+    seen = inspect.inspect(str(messy), Ingest(corrections=str(file)))
+    assert seen.problems["removed-by-correction"].count == 20
+    assert not any("error_budget" in line for line in seen.advice)
+
+
+@pytest.mark.parametrize("labels", [[b"cat", b"dog"], [b"cat\ndog"]])
+def test_a_label_that_is_no_class_would_stop_a_run(tmp_path, labels):
+    data = b"".join(framed(record("red", n)) + framed(record("blue", n)) for n in range(20))
+    (tmp_path / "a.tfrecord").write_bytes(data + framed(record("red", 20, label=labels)))
+    seen = inspect.inspect(str(tmp_path), Ingest())
+    assert any("exit 4" in line and "a.tfrecord#" in line for line in seen.advice)
+
+
+def test_what_looks_like_markup_is_told_as_it_is(tmp_path, capsys):
+    root = class_folders(tmp_path / ":smile:", {"red": 2, "blue": 2})
+    (root / "red").rename(root / "[b]:cat:")
+    inspect.command(str(root), Ingest(), 0, None, as_json=True)
+    told = json.loads(capsys.readouterr().out)
+    assert told["data"] == str(root)
+    assert sorted(told["per_class"]) == ["[b]:cat:", "blue"]
+    inspect.command(str(root), Ingest(), 0, None)
+    assert "[b]:cat:" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["sheet.jpg", "nowhere/sheet.png"])
+def test_a_sheet_that_cant_be_written_is_refused_before_anything_is_read(tmp_path, name):
+    with pytest.raises(UsageError, match="--sheet .*(not a .png file|there is no folder)"):
+        inspect.command(str(tmp_path / "no data"), Ingest(), 0, tmp_path / name)
+
+
+def test_a_sheet_that_is_a_folder_is_refused(tmp_path):
+    (tmp_path / "sheet.png").mkdir()
+    with pytest.raises(UsageError, match="sheet.png is a folder; name a file"):
+        inspect.command(str(tmp_path / "no data"), Ingest(), 0, tmp_path / "sheet.png")
 
 
 def test_a_sample_is_said_and_progress_told(messy):

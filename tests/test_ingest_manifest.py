@@ -31,6 +31,7 @@ ROWS = "pictures/1.png,cat\npictures/2.png,dog\npictures/3.png,cat\npictures/4.p
         ("manifest.csv", "path,label\n" + ROWS),
         ("manifest.csv", "\ufeffFile_Name;Class\n" + ROWS.replace(",", ";")),
         ("metadata.csv", "file_name,label\n" + ROWS),
+        ("manifest.csv", "\r\n\npath;label\n\n" + ROWS.replace(",", ";")),
         ("manifest.tsv", "image\tcategory\n" + ROWS.replace(",", "\t")),
         (
             "manifest.jsonl",
@@ -130,11 +131,36 @@ def test_a_manifest_spells_any_file_name(tmp_path):
     assert b"pictures/" + raw in {entry.path for entry in found.entries}
 
 
+@pytest.mark.parametrize("name", ["manifest.csv", "manifest.tsv", "metadata.csv"])
+@pytest.mark.parametrize(
+    ("above", "row", "line"),
+    [
+        ("", '"pictures/1.png,cat', 2),
+        (ROWS, '"pictures/1.png,cat', 6),
+        (ROWS + '"pictures/\n1.png",cat\n\n', 'pictures/1.png,"cat', 9),
+        (ROWS, '"pictures"/1.png,cat', 6),
+    ],
+)
+def test_a_stray_quote_does_not_swallow_the_rows_behind_it(tmp_path, name, above, row, line):
+    text = f"path,label\n{above}{row}\n{ROWS}"
+    root = manifest(tmp_path, text.replace(",", "\t") if name.endswith("tsv") else text, name)
+    with pytest.raises(DataRefused, match=f"{name} is no CSV from line {line} on"):
+        look(root)
+
+
+def test_a_row_that_cant_be_parsed_is_named_by_the_line_it_begins_on(tmp_path):
+    text = f'path,label\n\n\n{ROWS}"pictures/\n1.png",cat,too,many\n'
+    assert problems(look(manifest(tmp_path, text, "metadata.csv"))) == {
+        "metadata.csv:8": "unreadable"
+    }
+
+
 @pytest.mark.parametrize(
     ("text", "options", "message"),
     [
         ("", {}, "has no row"),
         ("path,label\n", {}, "has no row"),
+        ("path,label\n" + ROWS.replace(",", ",,"), {}, r"no row that can be parsed \(of 4\)"),
         ("file,kind\n" + ROWS, {}, "expected one of label, class"),
         ("path,label\n" + ROWS, {"label_column": "lable"}, "no column 'lable'"),
         ("path,label\n" + ROWS, {"targets": ["age"]}, "no column 'age'"),
@@ -149,6 +175,14 @@ def test_a_manifest_spells_any_file_name(tmp_path):
 def test_manifests_that_cant_be_used_are_refused(tmp_path, text, options, message):
     with pytest.raises(DataRefused, match=message):
         look(manifest(tmp_path, text), **options)
+
+
+def test_a_manifest_that_is_a_link_to_itself_is_none(tmp_path):
+    for label in ("cat", "dog"):
+        put(tmp_path / label / "1.png")
+    (tmp_path / "manifest.csv").symlink_to("manifest.csv")
+    found = look(tmp_path)
+    assert (found.form, problems(found)) == ("folders", {"manifest.csv": "missing"})
 
 
 def test_a_list_of_labels_is_multi_label_data(tmp_path):

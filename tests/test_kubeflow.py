@@ -250,9 +250,11 @@ def test_values_that_their_keys_refuse(overrides, said):
         load(*overrides)
 
 
-def test_the_command(tmp_path):
+def test_the_command(tmp_path, capsys):
     output = tmp_path / "pipeline.yaml"
     assert compile.command("kubeflow", [IMAGE], output, "/safelight/photos") == 0
+    hint = f"Run it: safelight submit DATA --profile kubeflow --package {output}\n"
+    assert capsys.readouterr().err.endswith(hint)
     specification, _ = yaml.safe_load_all(output.read_text())
     parameters = specification["root"]["inputDefinitions"]["parameters"]
     assert parameters["data"]["defaultValue"] == "/safelight/photos"

@@ -119,11 +119,11 @@ def test_without_the_log_the_states_tell(server, package, capsys, run, code, out
     assert (ended, printed["outcome"]) == (code, outcome)
 
 
-def test_not_waiting(server, package):
+def test_not_waiting(server, package, capsys):
     url, state = server
-    overrides = [IMAGE, f"kubeflow.endpoint={url}"]
-    assert submit.command(None, overrides, DATA, package=package, wait=False) == 0
-    assert len(state.runs) == 1
+    code, printed = run_submit(url, package, capsys, wait=False)
+    [run_id] = state.runs
+    assert (code, printed) == (0, {"run_id": run_id, "page": f"{url}/#/runs/details/{run_id}"})
 
 
 def test_what_is_refused_before_anything_is_sent(server, package, monkeypatch):

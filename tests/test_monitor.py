@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from pipeline.client.request_log import RequestLog
 from pipeline.config import Monitor
 from pipeline.errors import SafelightError, UsageError
 from pipeline.features import FLOAT_FACTS
+from pipeline.monitor import requests
 from pipeline.retrain.ledger import Ledger
 from pipeline.runs import RunDir, write_json
 from pipeline.workdir import open_workdir
@@ -116,7 +118,13 @@ def test_other_classes_and_lower_scores(place, tmp_path, capsys):
     assert {"predicted classes", "score"} <= alarms(found)
 
 
-def write_prediction_log(path: Path, labels: list[str], version: int = 1, packed: bool = False):
+def write_prediction_log(
+    path: Path,
+    labels: list[str],
+    version: int = 1,
+    packed: bool = False,
+    spoil: Callable[[dict], dict] = lambda said: said,
+):
     """Writes PredictionLogs as TF Serving does: batches of requests with their answers."""
     import tensorflow as tf
     from tensorflow_serving.apis import prediction_log_pb2
@@ -138,7 +146,7 @@ def write_prediction_log(path: Path, labels: list[str], version: int = 1, packed
                 "classes": [list(CLASSES)] * len(batch),
                 "probabilities": shares.astype(np.float32),
             }
-            for name, value in said.items():
+            for name, value in spoil(said).items():
                 response.outputs[name].CopyFrom(tf.make_tensor_proto(value))
             writer.write(logged.SerializeToString())
         writer.write(b"no PredictionLog \xff")
@@ -163,10 +171,102 @@ def test_prediction_logs_are_read_as_the_clients_own(place, tmp_path, capsys, pa
         watched(place, write_prediction_log(tmp_path / "other", labels, version=9), capsys)
 
 
+def test_a_prediction_log_of_images_as_small_as_can_be():
+    out = io.BytesIO()
+    made.picture(CLASSES[0], 1, size=(1, 1)).save(out, "PNG")
+    entry = requests._entry(out.getvalue(), label=CLASSES[0])
+    assert entry is not None and entry["facts"]["sharpness"] == 0
+
+
 def test_a_prediction_log_that_is_cut_short_gives_what_is_whole(place, tmp_path, capsys):
     records = write_prediction_log(tmp_path / "records", [*CLASSES] * 30)
     records.write_bytes(records.read_bytes()[:-200])
     assert 40 <= watched(place, records, capsys)["requests"] < 60
+
+
+@pytest.mark.parametrize(
+    ("spoil", "kept"),
+    [
+        # Seven batches of eight, and one of four.
+        (lambda said: {name: value[:5] for name, value in said.items()}, 7 * 5 + 4),
+        (lambda said: {**said, "label": [1] * len(said["label"])}, 0),
+        (lambda said: {**said, "score": said["score"] * np.float32("nan")}, 0),
+    ],
+    ids=["fewer rows than images", "labels are numbers", "NaN"],
+)
+def test_answers_in_a_prediction_log_that_fit_no_image_are_passed_over(
+    place, tmp_path, capsys, spoil, kept
+):
+    records = write_prediction_log(tmp_path / "records", [*CLASSES] * 30, spoil=spoil)
+    whole = write_log(tmp_path / "log", [*CLASSES] * 15)
+    monitor.command([records, whole], place.root, overrides=OPTIONS, as_json=True)
+    found = json.loads(capsys.readouterr().out)
+    assert found["requests"] == 30 + kept and found["skipped"] > 1
+
+
+def facts(**values) -> Callable[[dict], dict]:
+    return lambda entry: {**entry, "facts": {**entry["facts"], **values}}
+
+
+def but(**values) -> Callable[[dict], dict]:
+    return lambda entry: {**entry, **values}
+
+
+def without(key: str) -> Callable[[dict], dict]:
+    return lambda entry: {name: value for name, value in entry.items() if name != key}
+
+
+DAMAGE: dict[str, Callable[[dict], object]] = {
+    "null": lambda entry: None,
+    "a list": lambda entry: [entry],
+    "no facts": but(facts={}),
+    "facts are null": but(facts=None),
+    "a fact is null": facts(brightness=None),
+    "a fact is a word": facts(sharpness="high"),
+    "a fact is NaN": facts(contrast=float("nan")),
+    "a fact is no float": facts(contrast=10**400),
+    "the score is a word": but(score="high"),
+    "the score is null": but(score=None),
+    "the score is NaN": but(score=float("nan")),
+    "the score is infinite": but(score=float("inf")),
+    "the score is no probability": but(score=1e300),
+    "the label is a list": but(label=["red"]),
+    "the label is half a character": but(label="\ud83d"),
+    "the version is a list": but(version=[1]),
+    "probabilities are a list": but(probabilities=[0.9, 0.1]),
+    "a probability is null": but(probabilities={"red": 0.9, "blue": None}),
+    "no hash": without("sha256"),
+    "a hash that leads elsewhere": but(sha256="../../../tmp/x"),
+    "the image is a number": but(image=1),
+    "half an image": but(image="abcde"),
+    "an image of no format": without("format"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE.keys())
+def test_a_damaged_line_is_counted_and_changes_nothing(place, tmp_path, capsys, damage):
+    log = write_log(tmp_path / "log", [*CLASSES] * 15)
+    before = watched(place, log, capsys)
+    line = json.loads(log.read_text().splitlines()[0])
+    with log.open("a") as file:
+        file.write(json.dumps(damage(line)) + "\n")
+    found = watched(place, log, capsys, manifest=tmp_path / "next.csv")
+    assert found == {**before, "skipped": 1, "manifest": str(tmp_path / "next.csv")}
+    assert len(list(csv.DictReader((tmp_path / "next.csv").open()))) == 30
+
+
+@pytest.mark.parametrize("line", [b"[" * 100_000, b"{", b"\n", b"\x00\x01"])
+def test_a_line_that_is_no_json_is_counted(place, tmp_path, capsys, line):
+    log = write_log(tmp_path / "log", [*CLASSES] * 15)
+    log.write_bytes(log.read_bytes() + line + b"\n")
+    assert watched(place, log, capsys)["requests"] == 30
+
+
+def test_a_byte_that_is_no_utf8_damages_its_own_line_alone(place, tmp_path, capsys):
+    log = write_log(tmp_path / "log", [*CLASSES] * 15)
+    log.write_bytes(log.read_bytes().replace(b'"label": "red"', b'"label": "r\xe9d"', 1))
+    found = watched(place, log, capsys)
+    assert (found["requests"], found["skipped"]) == (29, 1)
 
 
 def test_few_requests_tell_nothing(place, tmp_path, capsys):

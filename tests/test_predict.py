@@ -78,6 +78,13 @@ def test_as_ingest_sees_it(model, tmp_path):
     assert_equal(*answers)
 
 
+def test_as_small_as_an_image_can_be(model, tmp_path):
+    # ingest.min_side says what to train on, not what may be asked.
+    made.picture("red", 1, size=(3, 1)).save(tmp_path / "small.png")
+    [answer] = predict.predict([tmp_path / "small.png"], model)
+    assert (answer.reason, answer.label) == (None, "red")
+
+
 def test_bad_files_hinder_no_other(model, tmp_path):
     made.picture("red", 1).save(tmp_path / "good.png")
     whole = (tmp_path / "good.png").read_bytes()

@@ -13,11 +13,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
-from pipeline import config, registry
+from pipeline import cli, config, registry
 from pipeline.commands import rollback
-from pipeline.errors import Busy, NotBlessed, UsageError
-from pipeline.retrain import command
+from pipeline.errors import Busy, NotBlessed, SafelightError, UsageError
+from pipeline.retrain import command, spans
 from pipeline.retrain.book import Book
 from pipeline.retrain.evidence import Evidence
 from pipeline.retrain.ledger import Ledger
@@ -145,6 +146,21 @@ def test_half_a_span_waits_and_a_whole_one_that_is_broken_is_put_aside(tmp_path)
     assert decided(one).window == ("span-1-r2",)
 
 
+def test_a_span_deleted_while_its_end_is_awaited_is_no_error(tmp_path, monkeypatch):
+    workdir, data = open_workdir(tmp_path / "work"), tmp_path / "data"
+    doomed = data / "span-1" / "red"
+    doomed.mkdir(parents=True)
+    span(data, 2)
+    last_change = spans.last_change
+
+    def deleted(one):
+        shutil.rmtree(one.path)
+        return last_change(one)
+
+    monkeypatch.setattr(spans, "last_change", deleted)
+    assert [one.number for one in take(rounds(workdir, data)).usable()] == [2]
+
+
 def test_a_deleted_span_is_no_error(tmp_path):
     workdir, data = open_workdir(tmp_path / "work"), tmp_path / "data"
     span(data, 1)
@@ -215,6 +231,33 @@ def test_exactly_one_way_to_run(tmp_path):
     for flags in ({}, {"once": True, "watch": True}):
         with pytest.raises(UsageError, match="one of --once, --watch and --dry-run"):
             command.command(tmp_path / "work", tmp_path, **flags)
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        ("--watch --now why", "--now means nothing beside --watch"),
+        ("--watch --wait", "--wait means nothing beside --watch"),
+        ("--watch --json", "--json means nothing beside --watch"),
+        ("--dry-run --wait", "--wait means nothing beside --dry-run"),
+        ("--once --package run.yaml", "--package means nothing beside --runner local"),
+        ("--once --reason why", "--reason means nothing without --release-span"),
+        ("--release-span 4 --reason why --dry-run", "--dry-run means nothing beside --release-"),
+        ("--release-span 4 --reason why --once", "--once means nothing beside --release-span"),
+        ("--release-span 4 --reason why --now why", "--now means nothing beside --release-span"),
+        ("--release-span 4 --reason why --json", "--json means nothing beside --release-span"),
+    ],
+)
+def test_an_option_that_would_be_dropped_is_refused(tmp_path, place, words, named):
+    data = tmp_path / "data"
+    span(data, 4)
+    book = take(rounds(place, data))
+    book.quarantine(book.find(4), "blurred")
+    before = files(tmp_path)
+    given = ["retrain", "--workdir", str(place.root), "--spans", str(data), *words.split()]
+    ended = CliRunner().invoke(cli.app, given)
+    assert isinstance(ended.exception, UsageError) and str(ended.exception).startswith(named)
+    assert files(tmp_path) == before
 
 
 def watch(workdir: Path, data: Path) -> subprocess.Popen[str]:
@@ -288,7 +331,92 @@ def test_rollback_pin_and_unpin_commands(tmp_path, place, capsys):
     assert (printed["version"], printed["restores"], printed["rolls_back"]) == (3, 1, 2)
     assert printed["by"] == rollback.operator() and printed["why"] == "blurred"
     assert Book(place.root / "retrain").find(7).state == "quarantined"
-    assert kinds(place) == ["pin", "unpin", "rollback", "quarantine"]
+    assert kinds(place) == ["pin", "unpin", "quarantine", "rollback"]
+
+
+@pytest.fixture
+def blamed(tmp_path, place):
+    """The workdir with two more versions, the last of which span 7 has spoilt."""
+    for number in (2, 3):
+        source = export(tmp_path / f"e{number}", f"f{number}")
+        origin = replace(FIRST, run_id=f"r{number}")
+        registry.open(place.serving("model")).publish(source, origin)
+    span(tmp_path / "data", 7)
+    take(rounds(place, tmp_path / "data"))
+    return place
+
+
+def blame(place, **more) -> tuple[int | None, str, list[str]]:
+    """Rolls back because of span 7; returns what is served, the span's state, and the ledger."""
+    assert rollback.rollback(place.root, "blurred", quarantine=7, **more) == 0
+    return stands(place)
+
+
+def stands(place) -> tuple[int | None, str, list[str]]:
+    served = registry.read(place.serving("model")).current
+    return served, Book(place.root / "retrain").find(7).state, kinds(place)
+
+
+def test_a_refused_rollback_quarantines_nothing(blamed):
+    with pytest.raises(UsageError, match="version 3"):
+        blame(blamed, to=3)
+    rollback.pin(blamed.root, "audit")
+    with pytest.raises(NotBlessed, match="pinned"):
+        blame(blamed)
+    assert stands(blamed) == (3, "taken", ["pin"])
+
+
+def test_a_span_that_can_not_be_quarantined_leaves_what_is_served(blamed):
+    in_the_way = blamed.root / "retrain" / ".spans.json.new"
+    in_the_way.mkdir()
+    with pytest.raises(SafelightError, match="nothing has changed"):
+        blame(blamed)
+    assert stands(blamed) == (3, "taken", [])
+    in_the_way.rmdir()
+    assert blame(blamed) == (4, "quarantined", ["quarantine", "rollback"])
+
+
+def test_a_rollback_that_died_before_it_published_is_made_by_the_same_command(blamed, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr(registry.Registry, "rollback", dies)
+        with pytest.raises(KeyboardInterrupt):
+            blame(blamed)
+    assert stands(blamed) == (3, "quarantined", ["quarantine"])
+    assert blame(blamed) == (4, "quarantined", ["quarantine", "quarantine", "rollback"])
+
+
+@pytest.mark.parametrize("to", [None, 2])
+def test_a_rollback_that_died_behind_its_push_goes_back_no_further(blamed, monkeypatch, to, capsys):
+    with monkeypatch.context() as patched:
+        patched.setattr(registry.Registry, "commit", dies)
+        with pytest.raises(KeyboardInterrupt):
+            blame(blamed, to=to)
+    served, state, told = blame(blamed, to=to)
+    assert (served, state, told[-1]) == (4, "quarantined", "rollback")
+    assert "not recorded" in capsys.readouterr().err
+    statuses = [one.status for one in registry.read(blamed.serving("model")).entries]
+    assert statuses == ["retired", "retired", "rolled_back", "live"]
+    # Recorded now: who asks once more means it.
+    assert rollback.rollback(blamed.root, "blurred") == 0
+    assert registry.read(blamed.serving("model")).current == 5
+
+
+def test_a_ledger_that_can_not_be_written_ends_no_command(blamed, capsys):
+    ledger = blamed.root / "retrain" / "ledger.jsonl"
+    ledger.mkdir()
+    assert blame(blamed, as_json=True) == (4, "quarantined", [])
+    said = capsys.readouterr()
+    assert json.loads(said.out)["version"] == 4
+    assert "the rollback is done, and the ledger does not have it" in said.err
+    assert rollback.pin(blamed.root, "audit") == 0
+    assert rollback.unpin(blamed.root) == 0
+    assert rollback.release(blamed.root, 7, "looked") == 0
+    ledger.rmdir()
+    assert blame(blamed) == (4, "quarantined", ["quarantine", "rollback"])
+
+
+def dies(*given, **more):
+    raise KeyboardInterrupt
 
 
 def test_commands_without_a_model(tmp_path):

@@ -6,12 +6,14 @@ elsewhere a limit of the size of files (RLIMIT_FSIZE), which stops the same writ
 
 from __future__ import annotations
 
+import os
 import resource
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,9 +21,11 @@ import pytest
 
 from pipeline import registry
 from pipeline.errors import SafelightError
-from pipeline.retrain.book import Book
+from pipeline.retrain.book import Book, Record
+from pipeline.retrain.evidence import Evidence
+from pipeline.retrain.intake import EVIDENCE
 from pipeline.retrain.ledger import Ledger
-from pipeline.runs import RunDir, write_json
+from pipeline.runs import Request, RunDir, write_json
 from pipeline.workdir import open_workdir
 from tests.test_registry import FIRST, export
 from tests.test_retrain_rounds import decided, kinds, rounds, span, take
@@ -108,6 +112,130 @@ def test_a_registry_that_can_not_be_written_behind_the_rename_is_finished_later(
     again = registry.open(root)
     champion = again.champion()
     assert champion is not None and (champion.version, champion.run_id) == (2, "r2")
+
+
+@pytest.fixture
+def looking(tmp_path, disk) -> tuple[Evidence, Record, Path]:
+    """Evidence on the disk, a span, and the file that what is found of it is kept in."""
+    folder, _ = disk
+    workdir = open_workdir(folder / "work")
+    span(tmp_path / "data", 1)
+    one = rounds(workdir, tmp_path / "data")
+    [record] = take(one).new()
+    evidence = Evidence(one.folder, workdir, RunDir(workdir.runs / "r1"), one.config)
+    return evidence, record, one.folder / "evidence" / evidence._name(record)
+
+
+def _asked(missing) -> Request:
+    name = f"intake-{time.monotonic_ns()}"
+    return Request(name, "", "", {}, {}, [], {}, {}, {}, {})
+
+
+@pytest.mark.parametrize("content", [b"", b'{"images": 8', b"\xff", b"[]"])
+def test_evidence_that_is_damaged_is_found_again(looking, monkeypatch, content):
+    evidence, record, file = looking
+    file.parent.mkdir()
+    file.write_bytes(content)
+    monkeypatch.setattr(subprocess, "run", _finds(record, {"images": 8}))
+    assert evidence.of([record], _asked) == {record.name: {"images": 8}}
+    monkeypatch.undo()
+    assert evidence.of([record], _asked) == {record.name: {"images": 8}}  # known: nobody looks
+
+
+def test_a_full_disk_leaves_no_half_of_evidence(looking, disk, monkeypatch):
+    evidence, record, file = looking
+    _, full = disk
+    with ExitStack() as until:
+        finds = _finds(record, {"images": 8, "reasons": ["x" * 5000]})
+
+        def and_fills_the_disk(arguments, **more):
+            finds(arguments)
+            until.enter_context(full())
+
+        monkeypatch.setattr(subprocess, "run", and_fills_the_disk)
+        with pytest.raises(OSError, match=r"No space left|File too large"):
+            evidence.of([record], _asked)
+        monkeypatch.undo()
+    assert not file.exists()
+
+
+def _finds(record: Record, facts: dict) -> Callable[..., None]:
+    """Returns a stand-in for the process that looks: starting it takes a minute."""
+
+    def run(arguments, **more):
+        write_json(Path(arguments[-1]) / EVIDENCE, {record.name: facts})
+
+    return run
+
+
+def test_a_span_of_somebody_elses_is_put_aside_and_the_others_go_on(public):
+    data, now = public / "data", time.time()
+    closed = span(data, 1)
+    span(data, 2)
+    closed.chmod(0)
+    with _nobody():
+        workdir = open_workdir(public / "work")
+        one = rounds(workdir, data, "retrain.settle_minutes=5", clock=lambda: now)
+        waits = decided(one)
+        assert (
+            "span-1" in waits.waiting[0]
+            and "can't be read (Permission denied)" in (waits.waiting[0])
+        )
+        assert [record.number for record in Book(one.folder).usable()] == [2]
+        now += 301
+        done = decided(one)
+        assert len(done.quarantined) == 1 and "can't be read" in done.quarantined[0]
+        assert not done.waiting and done.window == ("span-2-r1",)
+        again = decided(one)
+        assert not again.waiting and not again.quarantined
+    closed.chmod(0o755)
+    with _nobody():
+        take(one)
+        assert [record.name for record in Book(one.folder).usable()] == ["span-1-r2", "span-2-r1"]
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o311])
+def test_half_closed_spans_are_put_aside_too(public, mode):
+    data, now = public / "data", time.time()
+    closed = span(data, 1)
+    span(data, 2)
+    closed.chmod(mode)
+    with _nobody():
+        workdir = open_workdir(public / "work")
+        one = rounds(workdir, data, "retrain.settle_minutes=5", clock=lambda: now)
+        take(one)
+        now += 301
+        take(one)
+        assert [(one.number, one.state) for one in Book(one.folder).latest()] == [
+            (1, "quarantined"),
+            (2, "taken"),
+        ]
+
+
+@pytest.fixture
+def public() -> Iterator[Path]:
+    """A folder that everybody may reach and write to; pytest's own is closed to others."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o777)
+        try:
+            yield folder
+        finally:
+            for path in folder.glob("data/span-*"):
+                path.chmod(0o755)
+
+
+@contextmanager
+def _nobody() -> Iterator[None]:
+    """Root may read everything: it is nobody meanwhile."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
 
 
 def test_a_clock_that_jumps_back_repeats_nothing_and_waits_for_nothing(tmp_path):

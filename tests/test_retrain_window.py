@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,11 @@ import pytest
 import tensorflow_data_validation as tfdv
 
 from pipeline import events, window_data
-from pipeline.errors import DataRefused
+from pipeline.errors import DataRefused, SafelightError
+from pipeline.ingest import records, wire
 from pipeline.validation import merged_statistics
 from pipeline.window_data import Part
+from tests.framing import framed
 
 
 def features(statistics) -> dict:
@@ -82,7 +85,7 @@ def test_a_feature_that_a_span_lacks_is_missing_there():
 
 
 def span(root: Path, name: str, per_class: dict[str, tuple[int, int, int]], **role) -> Part:
-    """Writes what ingest writes of a span: shards (here of text), tables and summary.json."""
+    """Writes what ingest writes of a span: shards (here of names), tables and summary.json."""
     node = root / f"ImageExampleGen.{name}"
     examples, report = node / "examples" / "1", node / "ingest_report" / "1"
     report.mkdir(parents=True)
@@ -90,7 +93,8 @@ def span(root: Path, name: str, per_class: dict[str, tuple[int, int, int]], **ro
     for position, split in enumerate(("train", "eval", "test")):
         folder = examples / f"Split-{split}"
         folder.mkdir(parents=True)
-        (folder / "data_tfrecord-00000-of-00001").write_text(f"{name} {split}")
+        record = wire.pack({"id": [f"{name} {split}".encode()]})
+        (folder / "data_tfrecord-00000-of-00001").write_bytes(framed(record))
         for label, counts in per_class.items():
             rows += [
                 (f"{label}/{n}".encode(), split, label, f"{name}{label}{split}{n}")
@@ -141,21 +145,27 @@ def parts(tmp_path):
     ]
 
 
+def name_in(file: Path) -> str:
+    [(_, size)] = records.index(os.fsencode(file))
+    [name] = wire.unpack(file.read_bytes()[records.HEADER_BYTES :][:size])["id"]
+    assert isinstance(name, bytes)
+    return name.decode()
+
+
 def test_examples_are_linked_by_the_windows_splits(parts, tmp_path):
     window_data.link(parts, tmp_path / "out")
     read = {
-        split: [
-            file.read_text() for file in sorted((tmp_path / "out" / f"Split-{split}").iterdir())
-        ]
+        split: [name_in(file) for file in sorted((tmp_path / "out" / f"Split-{split}").iterdir())]
         for split in ("train", "eval", "test")
     }
     assert read["train"] == ["span-1 train", "span-2 train"]
     assert read["eval"] == ["span-1 eval", "span-2 eval"]
     # The newest span and the golden set judge; an older span's test images do nothing.
-    assert read["test"] == ["span-2 test", "golden train", "golden eval", "golden test"]
+    golden = [f"golden/golden {split}" for split in ("train", "eval", "test")]
+    assert read["test"] == ["span-2 test", *golden]
     # But it is kept beside: what the older span's images say of a newer model.
     older = tmp_path / "out" / f"Split-{window_data.OLDER}"
-    assert [file.read_text() for file in older.iterdir()] == ["span-1 test"]
+    assert [name_in(file) for file in older.iterdir()] == ["span-1 test"]
     linked = tmp_path / "out" / "Split-train" / "data_tfrecord-00000-of-00002"
     assert linked.stat().st_nlink == 2
 
@@ -184,10 +194,12 @@ def test_golden_images_that_train_are_told(tmp_path, event_log):
     assert "15 of 15 images of the golden set" in said
 
 
-def test_a_span_that_changed_is_refused(parts, tmp_path):
+def test_a_span_that_changed_fails_the_run_and_refuses_no_data(parts, tmp_path):
     changed = Part("span-1", "another", False, True, parts[0].examples, parts[0].report)
-    with pytest.raises(DataRefused, match="span-1 changed while it was read"):
+    with pytest.raises(SafelightError, match="span-1 changed while it was read") as raised:
         window_data.check([changed, parts[1]])
+    # Refused data would put every new span of the window into quarantine.
+    assert not isinstance(raised.value, DataRefused)
     window_data.check(parts)
 
 

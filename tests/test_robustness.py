@@ -209,6 +209,9 @@ def test_the_floor(asked):
     assert check.passed and check.value == pytest.approx(mean)
     [check], _ = spoiled.judge(found, Options(images=40, min_accuracy=0.999), 0.95)
     assert check.passed == (check.bound >= 0.999)
+    perfect = {**found, "right": [found["versions"]] * 2}
+    [check], _ = spoiled.judge(perfect, Options(images=40, min_accuracy=0.9), 0.95)
+    assert not check.passed and 0 <= check.bound < 0.5  # two images show little
     worse = {**found, "right": [max(0, right - 5) for right in found["right"]]}
     [check], _ = spoiled.judge(worse, Options(images=40, min_accuracy=0.9), 0.95)
     assert not check.passed and "robustness.min_accuracy" in check.message
@@ -222,6 +225,11 @@ def test_a_loss_against_the_champion(asked):
     assert check.value < -0.3 and check.message.endswith("worse.")
     alike = {**found, "right": found["champion_right"]}
     [check], _ = spoiled.judge(alike, options, 0.95)
+    # Forty answers that agree show no more than that a loss is small.
+    assert check.passed and check.bound == check.value == 0
+    assert check.message.endswith("so the estimate decides: within the margin.")
+    many = {key: found[key] * 100 for key in ("right", "champion_right")}
+    [check], _ = spoiled.judge({**alike, **many, "right": many["champion_right"]}, options, 0.95)
     assert check.passed and check.message.endswith("no worse.")
 
 

@@ -9,9 +9,14 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
+from pathlib import Path
 
+import grpc
 import pytest
 import requests
+from tensorflow.core.framework import tensor_pb2, types_pb2
+from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 from pipeline.commands import serve
 from pipeline.errors import SafelightError, UsageError
@@ -115,9 +120,38 @@ def test_unknown_paths(served, path, said):
     assert said in response.json()["error"]
 
 
-def test_no_json(served):
-    response = requests.post(f"{served.rest_url}/v1/models/{NAME}:predict", data="{", timeout=5)
+@pytest.mark.parametrize("body", ["{", "[" * 100_000], ids=["cut", "deep"])
+def test_no_json(served, body):
+    response = requests.post(f"{served.rest_url}/v1/models/{NAME}:predict", data=body, timeout=5)
     assert (response.status_code, "JSON Parse error" in response.text) == (400, True)
+
+
+@pytest.mark.parametrize("depth", [254, 255, 700, 990])
+@pytest.mark.parametrize("before", ["", '"", '])
+def test_values_nested_too_deeply(served, before, depth):
+    # TensorFlow ends the process where a tensor has more than 254 dimensions.
+    body = f'{{"instances": [{before}{"[" * (depth - 1)}""{"]" * (depth - 1)}]}}'
+    response = requests.post(f"{served.rest_url}/v1/models/{NAME}:predict", data=body, timeout=5)
+    assert response.status_code == 400
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        tensor_pb2.TensorProto(),
+        tensor_pb2.TensorProto(dtype=types_pb2.DT_INT32, tensor_content=b"123"),
+    ],
+    ids=["no dtype", "cut"],
+)
+def test_a_tensor_that_is_none(served, tensor):
+    asked = predict_pb2.PredictRequest(inputs={"image": tensor})
+    asked.model_spec.name = NAME
+    with grpc.insecure_channel(served.grpc_target) as channel:
+        stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+        with pytest.raises(grpc.RpcError) as refused:
+            stub.Predict(asked, timeout=5)
+    assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert "input 'image'" in refused.value.details()
 
 
 def test_new_versions_are_loaded_and_old_ones_dropped(tmp_path):
@@ -216,6 +250,7 @@ def test_tf_servings_command_lines(tmp_path):
     assert f'base_path: "{tmp_path}/serving/m"' in (tmp_path / "models.config").read_text()
     line = serve.command_line("docker", "m", tmp_path / "serving/m", tmp_path, 1, 2)
     assert "--publish=127.0.0.1:1:8501" in line
+    assert "--init" in line
     assert f"--volume={tmp_path}/serving/m:/models/m:ro" in line
     assert 'base_path: "/models/m"' in (tmp_path / "models.config").read_text()
 
@@ -251,3 +286,51 @@ def test_the_command_serves_until_it_is_stopped(tmp_path, base):
     assert server.returncode == 0
     assert "for development" in said
     assert "curl" in said
+
+
+SERVE = (
+    "import sys; from pathlib import Path; from pipeline.commands import serve;"
+    "serve.processes.STOP_SECONDS = 0.5;"
+    "sys.exit(serve.command(Path(sys.argv[1]), port=0, grpc_port=0, engine='binary', as_json=True))"
+)
+
+
+@pytest.fixture(params=["heeds", "ignores"])
+def tf_serving(request, tmp_path, monkeypatch):
+    """A program of TF Serving's name that heeds SIGTERM or doesn't; gives what it leaves there."""
+    seen, fake = tmp_path / "seen", tmp_path / "bin" / "tensorflow_model_server"
+    trap = "trap '' TERM" if request.param == "ignores" else ""
+    fake.parent.mkdir()
+    fake.write_text(
+        f'#!/bin/sh\n{trap}\necho "$$ $*" > {seen}.new && mv {seen}.new {seen} && exec sleep 60\n'
+    )
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{fake.parent}:{os.environ['PATH']}")
+    yield seen
+    if seen.exists():
+        with suppress(ProcessLookupError):
+            os.kill(int(seen.read_text().split()[0]), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_tf_serving_ends_with_the_command(tmp_path, tf_serving, number):
+    workdir = open_workdir(tmp_path / "work")
+    (workdir.serving(NAME) / "1").mkdir(parents=True)
+    line = [sys.executable, "-c", SERVE, str(workdir.root)]
+    with subprocess.Popen(line, stdout=subprocess.PIPE, text=True) as command:
+        told = json.loads(command.stdout.readline())
+        end = time.monotonic() + 30
+        while not tf_serving.exists() and time.monotonic() < end:
+            time.sleep(0.05)
+        command.send_signal(number)
+        command.wait(30)
+    assert command.returncode == 0
+    pid, *arguments = tf_serving.read_text().split()
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid), 0)
+    options = dict(one.removeprefix("--").split("=", 1) for one in arguments)
+    assert not Path(options["model_config_file"]).parent.exists()
+    # The ports that were left to choose are those that were told.
+    assert told["rest_url"] == f"http://127.0.0.1:{options['rest_api_port']}"
+    assert told["grpc_target"] == f"127.0.0.1:{options['port']}"
+    assert "0" not in (options["rest_api_port"], options["port"])

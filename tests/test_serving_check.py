@@ -14,11 +14,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tensorflow as tf
+from PIL import Image
 from tfx.types.standard_artifacts import Examples, Model, TransformGraph
 
 from components import artifacts
 from components.predictor import Predictor
-from components.serving_check import ServingCheck, compare, pick
+from components.serving_check import ServingCheck, _find, compare, pick
 from pipeline.blessing import budgets, serving_child
 from pipeline.config import Serving
 from pipeline.errors import SafelightError
@@ -91,6 +93,13 @@ def test_healthy_export(healthy):
     assert report["latency"]["size_bytes"] > (healthy.export / "saved_model.pb").stat().st_size
 
 
+@pytest.mark.parametrize("size", [(3, 1), (7100, 7100)])
+def test_whatever_size_ingest_took_is_served(tmp_path, size):
+    file = tmp_path / "image.png"
+    Image.new("L", size).save(file)
+    assert serving_child._prepared([str(file)]) == [file.read_bytes()]
+
+
 def test_timed_beside_the_champion(healthy, tmp_path):
     champion = exports.save_model(tmp_path / "4")
     report = healthy.check(
@@ -109,6 +118,32 @@ def test_timed_beside_the_champion(healthy, tmp_path):
     checks, told = budgets.judge(report)
     assert [(check.name, check.passed) for check in checks] == [("latency", True)]
     assert told == {"latency": found}
+
+
+def test_images_of_one_name_are_told_apart(tmp_path):
+    made = Made(tmp_path)
+    # More files of the names that are there, as another folder brings them, and other pictures.
+    for number, label in enumerate(("blue", "red"), 2):
+        path = tmp_path / "examples" / "Split-test" / f"data_tfrecord-{number:05d}-of-00004"
+        example = tf.train.Example.FromString(exports._example(label, 700 + number, "test"))
+        name = f"test/{label}/00000.png".encode()
+        example.features.feature["id"].bytes_list.value[0] = name
+        with tf.io.TFRecordWriter(str(path)) as writer:
+            writer.write(example.SerializeToString())
+    made.predict()
+    expected = predictions.read(Path(made.predictions.uri))
+    assert expected is not None and len(set(expected.ids)) == len(expected.ids) - 2
+    report = made.check(check_images=1000)
+    assert report["passed"], report["message"]
+    assert report["images"] == 30
+
+
+def test_answers_about_other_examples_are_refused(healthy, tmp_path):
+    expected = predictions.read(Path(healthy.predictions.uri))
+    assert expected is not None
+    other = exports.write_examples(tmp_path, {"blue": 12, "green": 15, "red": 1})
+    with pytest.raises(SafelightError, match="stand in the predictions and not in the examples"):
+        _find(str(other), expected.ids, range(len(expected.ids)))
 
 
 @pytest.mark.slow

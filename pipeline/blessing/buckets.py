@@ -147,10 +147,11 @@ def _sources(facts: pa.Table) -> list[str] | None:
     None where these say nothing new: there is one only, or each holds images of one class alone.
     """
     labels = facts["label"].to_pylist()
-    found = [
-        _source(_shown(name), label)
-        for name, label in zip(facts["id"].to_pylist(), labels, strict=True)
-    ]
+    names = [_shown(name) for name in facts["id"].to_pylist()]
+    if "span" in facts.column_names:  # it stands before most names, and is a slice of its own
+        spans = facts["span"].to_pylist()
+        names = [name.removeprefix(f"{span}/") for name, span in zip(names, spans, strict=True)]
+    found = [_source(name, label) for name, label in zip(names, labels, strict=True)]
     pairs = set(zip(found, labels, strict=True))
     sources = {source for source, _ in pairs}
     return found if 1 < len(sources) < len(pairs) else None

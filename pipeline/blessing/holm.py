@@ -38,6 +38,19 @@ def rejected(p_values: Sequence[float], level: float) -> list[bool]:
     return [value <= level for value in adjusted(p_values)]
 
 
+def left(single: float, corrected: float, family: int) -> float:
+    """Returns the part of the chance of a false alarm that Holm's procedure leaves to one test.
+
+    A bound at 1 - part * level lies on the same side of the floor as the procedure's decision.
+
+    Args:
+      single: the test's own p-value.
+      corrected: the same, from `adjusted`.
+      family: how many tests there are.
+    """
+    return single / corrected if 0 < corrected < 1 else 1 / family
+
+
 def below(successes: int, trials: int, floor: float) -> float:
     """Returns the exact p-value of a share against the hypothesis that it reaches `floor`.
 

@@ -58,9 +58,7 @@ def check(
     below = sorted((mine[i], i) for i in seen if mine[i] < 1 - floors.confidence)
     worst = below[0][1] if below else min(seen, key=lambda i: counts[i][0] / counts[i][1])
     right, support = counts[worst]
-    single = holm.below(right, support, floor)
-    # What Holm's procedure, step by step, leaves to this class of the chance of a false alarm.
-    share = single / mine[worst] if 0 < mine[worst] < 1 else 1 / family
+    share = holm.left(holm.below(right, support, floor), mine[worst], family)
     bound = bounds.upper_bound(right, support, 1 - share * (1 - floors.confidence))
     together = f" (for {family} classes together)" if family > 1 else ""
     message = (

@@ -111,7 +111,7 @@ def judge(found: Mapping[str, Any] | None, options: Robustness, confidence: floa
 
 def _floor(shares: npt.NDArray[np.float64], floor: float, confidence: float) -> Check:
     mean = float(shares.mean())
-    lower, upper = bounds.mean_bounds(shares, confidence)
+    lower, upper = bounds.bounded_mean(shares, 0, 1, confidence)
     message = (
         f"Mean accuracy on spoiled images is {mean:.2%} ({len(shares):,} test images), and with "
         f"{confidence:.0%} confidence at least {lower:.2%}; the floor is {floor:.2%} "
@@ -127,7 +127,7 @@ def _against(
     confidence: float,
 ) -> Check:
     difference = float(ours.mean() - theirs.mean())
-    lower, upper = bounds.mean_bounds(ours - theirs, confidence)
+    lower, upper = bounds.bounded_mean(ours - theirs, -1, 1, confidence)
     said = bounds.compare(lower, upper, margin)
     passed = said == "no worse" or (said == "undecided" and difference >= -margin)
     message = (

@@ -81,9 +81,9 @@ def judge(
     passed = np.ones(len(slices), np.bool_)
     checks = []
     if options.min_slice_accuracy is not None:
-        held = _floor(slices, options)
+        held, check = _floor_check(slices, options)
         passed &= held
-        checks.append(_floor_check(slices, held, options))
+        checks.append(check)
     if options.max_slice_regression is not None and theirs is not None:
         held = _kept(buckets, ours, theirs, options)
         passed &= held
@@ -128,35 +128,37 @@ def _slice(bucket: Bucket, ours: Right, theirs: Right | None, confidence: float)
     )
 
 
-def _floor(slices: Sequence[Slice], options: Evaluate) -> Right:
-    """Returns bool [slices]: False where a slice is shown to lie below the floor."""
-    floor = options.min_slice_accuracy
-    assert floor is not None
-    p_values = [
-        holm.below(round(one.accuracy * one.examples), one.examples, floor) for one in slices
-    ]
-    return ~np.array(holm.rejected(p_values, 1 - options.confidence), np.bool_)
-
-
-def _floor_check(slices: Sequence[Slice], held: Right, options: Evaluate) -> Check:
-    floor = options.min_slice_accuracy
+def _floor_check(slices: Sequence[Slice], options: Evaluate) -> tuple[Right, Check]:
+    """Returns bool [slices], False where one is shown to lie below the floor, and the check."""
+    floor, family = options.min_slice_accuracy, len(slices)
     assert floor is not None
     if not slices:
-        return Check(FLOOR, None, None, floor, True, _none_found(options))
-    below = [one for one, ok in zip(slices, held, strict=True) if not ok]
-    worst = min(below or slices, key=lambda one: one.upper)
+        return np.ones(0, np.bool_), Check(FLOOR, None, None, floor, True, _none_found(options))
+    rights = [round(one.accuracy * one.examples) for one in slices]
+    single = [
+        holm.below(right, one.examples, floor) for right, one in zip(rights, slices, strict=True)
+    ]
+    corrected = holm.adjusted(single)
+    held = np.array(corrected) > 1 - options.confidence
+    below = np.flatnonzero(~held).tolist()
+    at = min(below or range(family), key=lambda row: slices[row].upper)
+    worst = slices[at]
+    share = holm.left(single[at], corrected[at], family)
+    bound = bounds.upper_bound(rights[at], worst.examples, 1 - share * (1 - options.confidence))
+    together = f" (for {family} slices together)" if family > 1 else ""
     where = (
         f"Worst: accuracy on {worst.name} is {worst.accuracy:.2%} ({worst.examples:,} test "
-        f"images), and with {options.confidence:.0%} confidence at most {worst.upper:.2%}; the "
+        f"images), and with {options.confidence:.0%} confidence{together} at most {bound:.2%}; the "
         f"floor of each slice is {floor:.2%} (evaluate.min_slice_accuracy)."
     )
     if below:
-        names = bounded([one.name for one in sorted(below, key=lambda one: one.upper)])
-        message = f"Shown to lie below the floor, of {len(slices)} slices: {names}. {where}"
+        found = sorted((slices[row] for row in below), key=lambda one: one.upper)
+        names = bounded([one.name for one in found])
+        message = f"Shown to lie below the floor, of {family} slices: {names}. {where}"
     else:
-        message = f"No slice of {len(slices)} is shown to lie below the floor. {where}"
+        message = f"No slice of {family} is shown to lie below the floor. {where}"
     interval = (worst.lower, worst.upper)
-    return Check(FLOOR, worst.accuracy, worst.upper, floor, not below, message, interval)
+    return held, Check(FLOOR, worst.accuracy, bound, floor, not below, message, interval)
 
 
 def _kept(buckets: Sequence[Bucket], ours: Right, theirs: Right, options: Evaluate) -> Right:
@@ -209,7 +211,8 @@ def _regression_check(
         message = f"No slice of {len(slices)} is shown to lose more than allowed. "
     message += where
     value = differences[worst]
-    return Check(REGRESSION, value, interval[1], -margin, not len(lost), message, interval)
+    # The loss itself is held to the margin; McNemar's test says whether it may be luck.
+    return Check(REGRESSION, value, value, -margin, not len(lost), message, interval)
 
 
 def _moved(bucket: Bucket, ours: Right, theirs: Right) -> tuple[int, int, int]:
@@ -232,7 +235,8 @@ def _unknown(champion: Predictions | None, options: Evaluate) -> list[Check]:
         floors[REGRESSION] = -options.max_slice_regression
     message = (
         "Slices can't be judged: ingest's images.parquet is missing, or is about other test images "
-        "than the predictions. Run again with --no-cache."
+        "than the predictions. The cache would give the same again; a run in a new workdir makes "
+        "both anew."
     )
     return [
         Check(name, None, None, floor, False, message)

@@ -352,7 +352,7 @@ def _prepare(file: Path | bytes) -> Prepared:
     name = "the image" if isinstance(file, bytes) else str(file)
     try:
         data = file if isinstance(file, bytes) else file.read_bytes()
-        return images.prepare(data)
+        return images.prepare(data, min_side=1)
     except OSError as error:
         raise RequestRefused(f"{name} can't be read: {error.strerror}. Nothing was sent.") from None
     except BadImage as error:

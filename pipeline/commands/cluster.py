@@ -148,12 +148,16 @@ def request(
     url: Annotated[str | None, typer.Option(help="REST, as in http://127.0.0.1:8501.")] = None,
     grpc_target: Annotated[str | None, typer.Option("--grpc", help="Or gRPC: host:port.")] = None,
     model: Annotated[str, typer.Option(help="The name that it is served by.")] = "model",
-    version: Annotated[int | None, typer.Option(help="By default the newest.")] = None,
+    version: Annotated[
+        int | None, typer.Option(min=0, max=2**63 - 1, help="By default the newest.")
+    ] = None,
     deadline: Annotated[float, typer.Option(help="Seconds for all images together.")] = 30.0,
     log: Annotated[Path | None, typer.Option(help="Append requests and answers as JSONL.")] = None,
     log_images: Annotated[bool, typer.Option(help="Log the images too.")] = False,
     top: Annotated[int, typer.Option(min=1, help="Classes to show for each image.")] = 3,
-    as_json: JsonOption = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print a JSON object a line, one for each image.")
+    ] = False,
 ) -> None:
     """Ask a served model, over REST or gRPC, with the conversion that ingest does."""
     from pipeline.commands import request as asking

@@ -13,15 +13,21 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline import console, registry, runs
 from pipeline.commands import gc_checkpoints
+from pipeline.errors import SafelightError, first_line
 from pipeline.retrain.book import Book
 from pipeline.retrain.rounds import FOLDER
 from pipeline.runs import RunDir
 from pipeline.workdir import Workdir, open_workdir
+
+if TYPE_CHECKING:
+    from ml_metadata.metadata_store import MetadataStore
 
 _GOING = ".going"
 
@@ -106,14 +112,30 @@ def plan(workdir: Workdir, keep: int) -> Plan:
 
 
 def free(workdir: Workdir, found: Plan) -> None:
-    """Frees what the plan names, and what an earlier, interrupted call left behind."""
-    for path in (*found.going, *found.checkpoints):
-        path.rename(path.with_name(f".{path.name}{_GOING}"))
-    left = list(workdir.artifacts.glob(f"*/*/.*{_GOING}"))
-    if left:
-        _mark(workdir, left)
+    """Frees what the plan names, and what an earlier, interrupted call left behind.
+
+    Raises:
+      SafelightError: ML Metadata can't be reached; then nothing has gone.
+    """
+    store = _store(workdir) if found.going or _left(workdir) else None
+    going = {
+        path: path.with_name(f".{path.name}{_GOING}") for path in (*found.going, *found.checkpoints)
+    }
+    for path, hidden in going.items():
+        path.rename(hidden)
+    left = _left(workdir)
+    try:
+        _mark(store, left)
+    except SafelightError:
+        for path, hidden in going.items():
+            hidden.rename(path)
+        raise
     for path in (*left, *workdir.checkpoints.glob(f".*{_GOING}")):
         shutil.rmtree(path)
+
+
+def _left(workdir: Workdir) -> list[Path]:
+    return list(workdir.artifacts.glob(f"*/*/.*{_GOING}"))
 
 
 def needed_uris(workdir: Workdir, keep: int) -> set[str]:
@@ -164,24 +186,45 @@ def _bytes(path: Path) -> int:
     return total
 
 
-def _mark(workdir: Workdir, renamed: list[Path]) -> None:
-    """Marks the artifacts as deleted in ML Metadata, where it knows them."""
+def _store(workdir: Workdir) -> MetadataStore:
     from ml_metadata import metadata_store
-    from ml_metadata.proto import metadata_store_pb2
 
     from pipeline.runners.metadata import connection_config
 
-    store = metadata_store.MetadataStore(
-        connection_config(_metadata_url(workdir), workdir.metadata)
-    )
+    config = connection_config(_metadata_url(workdir), workdir.metadata)
+    with _told():
+        return metadata_store.MetadataStore(config)
+
+
+def _mark(store: MetadataStore, renamed: list[Path]) -> None:
+    """Marks the artifacts as deleted in ML Metadata, where it knows them."""
+    if not renamed:
+        return
+    from ml_metadata.proto import metadata_store_pb2
+
     gone = []
-    for path in renamed:
-        uri = path.with_name(path.name.removeprefix(".").removesuffix(_GOING))
-        for artifact in store.get_artifacts_by_uri(str(uri)):
-            artifact.state = metadata_store_pb2.Artifact.DELETED
-            gone.append(artifact)
-    if gone:
-        store.put_artifacts(gone)
+    with _told():
+        for path in renamed:
+            uri = path.with_name(path.name.removeprefix(".").removesuffix(_GOING))
+            for artifact in store.get_artifacts_by_uri(str(uri)):
+                artifact.state = metadata_store_pb2.Artifact.DELETED
+                gone.append(artifact)
+        if gone:
+            store.put_artifacts(gone)
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Makes an error of ML Metadata one of ours."""
+    from ml_metadata import errors
+
+    try:
+        yield
+    except (errors.StatusError, RuntimeError) as error:
+        raise SafelightError(
+            f"ML Metadata can't be reached ({first_line(error)}): nothing has gone. Start its "
+            "server or mend its file, and run the same command again."
+        ) from error
 
 
 def _metadata_url(workdir: Workdir) -> str:

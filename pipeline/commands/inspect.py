@@ -7,6 +7,7 @@ an even sample of a large collection. Neither TensorFlow nor TFX is imported.
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -23,9 +24,17 @@ from rich.table import Table
 from pipeline import console, images
 from pipeline.config import Ingest
 from pipeline.errors import UsageError, bounded
-from pipeline.ingest import decide, listing, records, wire
+from pipeline.ingest import corrections, decide, listing, records, wire
 from pipeline.ingest.child import Bad, Good
-from pipeline.ingest.entries import Entry, Listing, Problem, path_hash, shown
+from pipeline.ingest.entries import (
+    LINE_BREAK,
+    MULTI_LABEL,
+    Entry,
+    Listing,
+    Problem,
+    path_hash,
+    shown,
+)
 from pipeline.ingest.pool import Pool, chunks, settings_for, worker_count
 from pipeline.ingest.scan import fingerprint
 from pipeline.ingest.splits import Rule, group_key
@@ -120,7 +129,8 @@ def inspect(
       DataRefused: the data can't be trained on, whatever its images hold.
       SafelightError: data in a bucket can't be read or copied.
     """
-    found = listing.read(data, options, on_copied)
+    with listing.readable(data):
+        found = listing.read(data, options, on_copied)
     entries = found.entries
     if sample and len(entries) > sample:
         entries = sorted(entries, key=lambda entry: path_hash(entry.id))[:sample]
@@ -207,7 +217,7 @@ class _Look:
             duplicates=decisions.count(decide.DUPLICATE, decide.SPLIT_DUPLICATE),
             ignored=found.ignored.names,
             ignored_count=found.ignored.count,
-            advice=_advice(self._options, per_class, len(problems), self.taken, found),
+            advice=_advice(self._options, per_class, problems, self.taken, found),
             fingerprint=self._fingerprint,
         )
 
@@ -224,10 +234,9 @@ def command(
 
     Raises:
       DataRefused: the data can't be trained on, whatever its images hold.
-      UsageError: `sheet` is no .png file.
+      UsageError: `sheet` is no .png file, or in a folder that is not there.
     """
-    if sheet is not None and sheet.suffix.lower() != ".png":
-        raise UsageError(f"--sheet {sheet} is not a .png file; name one, as in sheet.png.")
+    _check_sheet(sheet)
     with console.stderr.status(f"looking at {escape(data)}") as status:
 
         def tell(done: int, total: int) -> None:
@@ -238,9 +247,20 @@ def command(
 
         seen = inspect(data, options, sample, sheet, verify, tell, tell_copied)
     if as_json:
-        console.stdout.print(json.dumps(seen.to_dict()), markup=False, soft_wrap=True)
+        sys.stdout.write(json.dumps(seen.to_dict()) + "\n")
     else:
         show(seen, console.stdout)
+
+
+def _check_sheet(sheet: Path | None) -> None:
+    if sheet is None:
+        return
+    if sheet.suffix.lower() != ".png":
+        raise UsageError(f"--sheet {sheet} is not a .png file; name one, as in sheet.png.")
+    if sheet.is_dir():
+        raise UsageError(f"--sheet {sheet} is a folder; name a file, as in sheet.png.")
+    if not sheet.absolute().parent.is_dir():
+        raise UsageError(f"--sheet {sheet}: there is no folder {sheet.absolute().parent}.")
 
 
 def show(seen: Inspection, screen: Console) -> None:
@@ -314,17 +334,23 @@ def _by_reason(problems: Sequence[Problem]) -> dict[str, Found]:
 def _advice(
     options: Ingest,
     per_class: dict[str, dict[str, int]],
-    problems: int,
+    problems: Sequence[Problem],
     taken: int,
     found: Listing,
 ) -> list[str]:
     lines = []
     total = taken + len(found.problems)
-    if problems > options.error_budget * total:
+    # What a person has left out counts against no budget.
+    bad = sum(problem.reason != corrections.REMOVED for problem in problems)
+    if bad > options.error_budget * total:
         lines.append(
-            f"{problems} of {total} files are bad, more than ingest.error_budget "
+            f"{bad} of {total} files are bad, more than ingest.error_budget "
             f"({options.error_budget:.1%}): a run would be refused (exit 4)."
         )
+    label = next((one for one in problems if one.reason in (MULTI_LABEL, LINE_BREAK)), None)
+    if label is not None:
+        why = f"{shown(label.path)}: {label.detail}"
+        lines.append(f"A run would be refused (exit 4) for one label. {why}")
     if len(per_class) < 2:
         lines.append("Fewer than two classes have a usable image: a run would be refused (exit 4).")
     missing = [

@@ -213,7 +213,7 @@ def _prepare(path: Path) -> bytes | images.BadImage:
         if path.stat().st_size > images.MAX_BYTES:
             limit = images.MAX_BYTES >> 20
             return images.BadImage("bomb", f"the file is larger than {limit} MiB")
-        return images.prepare(path.read_bytes()).encoded
+        return images.prepare(path.read_bytes(), min_side=1).encoded
     except images.BadImage as error:
         return error
     except FileNotFoundError:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
 import socket
 import subprocess
 import tempfile
@@ -22,6 +21,7 @@ from typing import Any, Final, Literal
 from rich.markup import escape
 
 from pipeline import console
+from pipeline.commands import processes
 from pipeline.errors import SafelightError, UsageError, did_you_mean
 from pipeline.workdir import Workdir, open_workdir
 
@@ -34,7 +34,7 @@ GRPC_PORT: Final = 8500
 DOCKER_IMAGE: Final = "tensorflow/serving:2.19.1"
 _BINARY: Final = "tensorflow_model_server"
 _ASK_DOCKER_SECONDS: Final = 10
-_STOP_SECONDS: Final = 10
+_LOOK_SECONDS: Final = 0.2
 
 
 @dataclass(frozen=True)
@@ -62,12 +62,12 @@ def command(
     engine: Engine = "auto",
     as_json: bool = False,
 ) -> int:
-    """Serves a workdir's model until it is stopped with Ctrl-C; returns the exit code.
+    """Serves a workdir's model until it is stopped with Ctrl-C or SIGTERM; returns the exit code.
 
     Args:
       workdir: where the model was pushed.
       model_name: which model; by default the only one there.
-      port: for REST; 0 picks a free one (development alone).
+      port: for REST; 0 picks a free one.
       grpc_port: for gRPC; 0 as above.
       engine: by default TF Serving's binary, else Docker, else the development server.
       as_json: print `{"engine", "model", "rest_url", "grpc_target"}` once it is starting.
@@ -81,12 +81,16 @@ def command(
     found = choose_engine(engine)
     if found == "development":
         return _serve_here(name, place.serving(name), port, grpc_port, as_json)
-    with tempfile.TemporaryDirectory(prefix="safelight-serve-") as scratch:
+    with (
+        processes.stop_asked() as stopped,
+        tempfile.TemporaryDirectory(prefix="safelight-serve-") as scratch,
+    ):
+        port, grpc_port = _chosen(port, grpc_port)
         line = command_line(found, name, place.serving(name), Path(scratch), port, grpc_port)
         _announce(
             found, Served(name, f"http://{LOOPBACK}:{port}", f"{LOOPBACK}:{grpc_port}"), as_json
         )
-        return _run(line)
+        return _run(line, stopped)
 
 
 def choose_model(workdir: Workdir, name: str | None) -> str:
@@ -171,7 +175,8 @@ def command_line(
     if not inside:
         return [_BINARY, f"--port={grpc_port}", f"--rest_api_port={port}", *arguments]
     return [
-        *("docker", "run", "--rm", "--read-only", "--cap-drop=ALL"),
+        # Without an init, TF Serving is process 1 there, which SIGTERM does not end.
+        *("docker", "run", "--rm", "--init", "--read-only", "--cap-drop=ALL"),
         f"--publish={LOOPBACK}:{port}:{REST_PORT}",
         f"--publish={LOOPBACK}:{grpc_port}:{GRPC_PORT}",
         f"--volume={base}:{base_path}:ro",
@@ -223,7 +228,7 @@ def development(name: str, base: Path, port: int = 0, grpc_port: int = 0) -> Ite
         server.should_exit = True
         grpc_server.stop(grace=1.0).wait()
         for thread in threads:
-            thread.join(_STOP_SECONDS)
+            thread.join(processes.STOP_SECONDS)
         listener.close()
 
 
@@ -231,18 +236,12 @@ def _serve_here(name: str, base: Path, port: int, grpc_port: int, as_json: bool)
     with console.stderr.status("loading the model"):
         server = development(name, base, port, grpc_port)
         served = server.__enter__()
-    stopped = threading.Event()
-    previous = {
-        number: signal.signal(number, lambda *_: stopped.set())
-        for number in (signal.SIGINT, signal.SIGTERM)
-    }
-    try:
-        _announce("development", served, as_json)
-        stopped.wait()
-    finally:
-        server.__exit__(None, None, None)
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+    with processes.stop_asked() as stopped:
+        try:
+            _announce("development", served, as_json)
+            stopped.wait()
+        finally:
+            server.__exit__(None, None, None)
     return 0
 
 
@@ -312,17 +311,25 @@ def _docker_answers() -> bool:
     return asked.returncode == 0 and bool(asked.stdout.strip())
 
 
-def _run(line: list[str]) -> int:
+def _chosen(port: int, grpc_port: int) -> tuple[int, int]:
+    """Returns the two ports, and in place of 0 one that is free: TF Serving chooses none itself."""
+    with (
+        socket.create_server((LOOPBACK, 0)) as rest,
+        socket.create_server((LOOPBACK, 0)) as grpc,
+    ):
+        return port or rest.getsockname()[1], grpc_port or grpc.getsockname()[1]
+
+
+def _run(line: list[str], stopped: threading.Event) -> int:
     server = subprocess.Popen(line)
     try:
-        code = server.wait()
-    except KeyboardInterrupt:
-        server.terminate()
-        server.wait(_STOP_SECONDS)
-        return 0
-    if code != 0:
+        while (code := server.poll()) is None and not stopped.wait(_LOOK_SECONDS):
+            pass
+    finally:
+        processes.stop(server)
+    if code != 0 and not stopped.is_set():
         raise SafelightError(
             f"{line[0]} ended with exit code {code}; its message above says why. "
             "Or serve for development: --engine development"
         )
-    return code
+    return 0

@@ -8,7 +8,6 @@ kept up to date, so that a run that has just begun shows up too.
 from __future__ import annotations
 
 import json
-import signal
 import socket
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from typing import Any, Final
 from rich.markup import escape
 
 from pipeline import console, runs
+from pipeline.commands import processes
 from pipeline.errors import SafelightError, UsageError
 from pipeline.workdir import Workdir, open_workdir
 
@@ -34,7 +34,6 @@ _TUNER: Final = ("Tuner", "tuner_results")
 _TRIALS: Final = "trials"
 _REFRESH_SECONDS: Final = 5.0
 _ANSWER_SECONDS: Final = 60.0
-_STOP_SECONDS: Final = 10.0
 
 
 def command(workdir: Path, port: int = PORT, as_json: bool = False) -> int:
@@ -59,7 +58,7 @@ def command(workdir: Path, port: int = PORT, as_json: bool = False) -> int:
     port = _free_port(port)
     with tempfile.TemporaryDirectory(prefix="safelight-tensorboard-") as folder:
         link(found, Path(folder))
-        with _stop_asked() as stopped, _started(Path(folder), port) as process:
+        with processes.stop_asked() as stopped, _started(Path(folder), port) as process:
             _wait_for_answer(process, port, stopped)
             if not stopped.is_set():
                 _announce(port, found, as_json)
@@ -133,19 +132,6 @@ def _free_port(port: int) -> int:
 
 
 @contextmanager
-def _stop_asked() -> Iterator[threading.Event]:
-    """Yields an event that Ctrl-C and SIGTERM set."""
-    stopped = threading.Event()
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    previous = {number: signal.signal(number, lambda *_: stopped.set()) for number in numbers}
-    try:
-        yield stopped
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
 def _started(folder: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
     """Runs TensorBoard while this is open."""
     process = subprocess.Popen(
@@ -163,12 +149,7 @@ def _started(folder: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
     try:
         yield process
     finally:
-        process.terminate()
-        try:
-            process.wait(_STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        processes.stop(process)
 
 
 def _wait_for_answer(process: subprocess.Popen[bytes], port: int, stopped: threading.Event) -> None:

@@ -70,14 +70,25 @@ def retrain(
 
     Example: safelight retrain --workdir work --spans data --once
     """
+    from pipeline.retrain import command
+
     if release_span is not None:
         from pipeline.commands import rollback as undoing
 
+        asked = {"--once": once, "--watch": watch, "--dry-run": dry_run, "--now": now}
+        command.refuse_beside(
+            "--release-span",
+            {**asked, "--package": package, "--json": as_json},
+            "a release does nothing else, and is done at once. Give two commands",
+        )
         raise typer.Exit(undoing.release(workdir, release_span, reason, wait))
+    if reason:
+        raise UsageError(
+            "--reason means nothing without --release-span: it says why a span is taken out of "
+            'quarantine. Why a training is asked for is said with --now "reason".'
+        )
     if spans is None:
         raise UsageError("Name the folder of spans: --spans DATA.")
-    from pipeline.retrain import command
-
     code = command.command(
         workdir,
         spans,

@@ -90,6 +90,11 @@ class Config(Section):
                 f"transform.image_size {size} is too small for train.preset {preset!r}: "
                 "its two poolings need at least 12 pixels"
             )
+        if self.ingest.max_pixels > self.transform.max_pixels:
+            raise ValueError(
+                f"ingest.max_pixels {self.ingest.max_pixels} is more than transform.max_pixels "
+                f"{self.transform.max_pixels}: the model would refuse images that ingest takes"
+            )
         try:
             search.check(self.tune, self.train)
         except ConfigError as error:

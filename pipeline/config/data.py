@@ -29,7 +29,8 @@ class Ingest(Section):
         50_000_000,
         ge=1,
         le=178_000_000,
-        description="Width x height above which a file is refused unread.",
+        description="Width x height above which a file is refused unread; no more than "
+        "transform.max_pixels.",
     )
     workers: int = Field(0, ge=0, description="Decoding processes; 0 takes all cores.")
     file_seconds: float = Field(

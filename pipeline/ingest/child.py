@@ -20,8 +20,9 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 
 from pipeline import features, images
+from pipeline.errors import DataRefused
 from pipeline.ingest import headers, perceptual, records, thumbnail, wire
-from pipeline.ingest.entries import Entry
+from pipeline.ingest.entries import LINE_BREAK, MULTI_LABEL, Entry, class_name
 
 FRAME = struct.Struct("<Q")
 SPARE_MEMORY = 3 * 2**30
@@ -237,7 +238,7 @@ def _from_record(
             f"the record has no feature {' or '.join(settings.record_image)}; it has {there}",
         )
     label, group = _first(found, settings.record_label), _first(found, settings.record_group)
-    return encoded, _text(label), _text(group) or entry.group
+    return encoded, _class(label), _text(group) or entry.group
 
 
 def _first(
@@ -248,17 +249,29 @@ def _first(
         if values:
             if len(values) > 1:
                 raise images.BadImage(
-                    "multi_label", f"the feature {name} has {len(values)} values; expected one"
+                    MULTI_LABEL, f"the feature {name} has {len(values)} values; expected one"
                 )
             return values[0]
     return None
 
 
-def _text(value: bytes | float | None) -> str | None:
+def _class(value: bytes | int | float | None) -> str | None:
+    text = _text(value)
+    try:
+        return text and class_name(text.encode())
+    except DataRefused as refused:
+        raise images.BadImage(LINE_BREAK, str(refused)) from None
+
+
+def _text(value: bytes | int | float | None) -> str | None:
     if value is None:
         return None
-    text = value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else f"{value:g}"
-    return text.strip() or None
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "backslashreplace").strip() or None
+    if isinstance(value, float):
+        # A feature is a float32: its shortest digits are fewer than the float's.
+        return str(int(value) if value.is_integer() else np.float32(value))
+    return str(value)
 
 
 def _receive(stream: BinaryIO) -> bytes | None:

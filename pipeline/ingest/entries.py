@@ -26,6 +26,9 @@ SPLIT_NAMES = {
     "testing": features.TEST,
 }
 
+# Reasons of which a single image is enough to refuse the data; only a record can have them.
+MULTI_LABEL, LINE_BREAK = "multi_label", "line_break"
+
 # Features of a tf.Example that a manifest's own columns become.
 TARGET, CLASS, SLICE = features.TARGET, features.CLASS, features.SLICE
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -55,12 +57,28 @@ def read(
     elif options.slices:
         raise DataRefused(_no_manifest(data, options.slices[0]))
     elif form == "tfrecords":
-        listing = records.read(root, ignored)
+        listing = records.read(root, ignored, options.follow_links)
     else:
         listing = _read_folders(root, form, options, ignored)
     listing = corrections.apply(listing, options)
     _refuse_the_untrainable(listing, data)
     return _limited(listing, options.max_images)
+
+
+@contextmanager
+def readable(data: str) -> Iterator[None]:
+    """Turns what the system refuses of DATA itself into an answer: `scan` raises its OSError.
+
+    Raises:
+      DataRefused: DATA, or the manifest in it, may not be read, is gone, or is a device.
+    """
+    try:
+        yield
+    except (PermissionError, FileNotFoundError, NotADirectoryError) as error:
+        raise DataRefused(
+            f"{error.filename or data} can't be read: {error.strerror}. Expected data that this "
+            "user may read; mend its permissions, or name another place."
+        ) from error
 
 
 def _no_manifest(data: str, column: str) -> str:

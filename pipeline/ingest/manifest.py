@@ -73,7 +73,7 @@ def _candidates(root: Path) -> list[str]:
         for entry in os.scandir(root)
         if is_manifest(entry.name)
         and entry.name.rsplit(".", 1)[0].lower() in _NAMES
-        and entry.is_file()
+        and os.path.isfile(entry)
     )
     manifests = [name for name in names if name.lower().startswith("manifest.")]
     return manifests or [name for name in names if _has_columns(root / name)]
@@ -82,9 +82,12 @@ def _candidates(root: Path) -> list[str]:
 def _has_columns(path: Path) -> bool:
     try:
         _, row = next(manifest_rows.rows(path))
-    except (StopIteration, DataRefused):
+    except StopIteration:
         return False
-    names = {str(name).lower() for name in row} if row is not None else set()
+    except DataRefused:
+        row = None
+    # Damage to its first row makes it no less a manifest: it is then refused, or the row is.
+    names = {str(name).lower() for name in row or manifest_rows.header(path)}
     return bool(names & set(_PATH)) and bool(names & set(_LABEL))
 
 
@@ -116,7 +119,9 @@ def read(path: Path, options: Ingest, ignored: Ignored) -> Listing:
     for line, row in manifest_rows.rows(path):
         reader.take(line, row)
     if reader.columns is None:
-        raise DataRefused(f"The manifest {path} has no row; expected one for each image.")
+        unread = len(reader.problems)
+        why = f"no row that can be parsed (of {unread})" if unread else "no row"
+        raise DataRefused(f"The manifest {path} has {why}; expected one for each image.")
     reader.refuse_multi_label()
     reader.refuse_unknown_slices()
     reader.entries.sort(key=lambda entry: entry.path)

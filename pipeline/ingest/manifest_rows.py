@@ -6,6 +6,7 @@ import csv
 import json
 import re
 from collections.abc import Iterator, Mapping
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ _LONE = re.compile("[\ud800-\udc7f\udd00-\udfff]")
 
 
 def rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | None]]:
-    """Yields (line, columns) of each row; None for a line that can't be parsed.
+    """Yields (line, columns) of each row; None for one that can't be parsed.
+
+    The line is the one that the row begins on.
 
     Raises:
       DataRefused: the file is no CSV from some line on.
@@ -23,19 +26,40 @@ def rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | None]]:
     if path.suffix.lower() in (".jsonl", ".ndjson"):
         yield from _json_rows(path)
         return
+    found = _csv_rows(path)
+    _, names = next(found, (1, []))
+    for line, row in found:
+        # A cell that the row lacks is None.
+        yield line, dict(zip_longest(names, row)) if len(row) <= len(names) else None
+
+
+def header(path: Path) -> list[str]:
+    """Returns the columns of a CSV, whatever the rows below are; none where there is no header."""
+    try:
+        _, names = next(_csv_rows(path), (1, []))
+    except DataRefused:
+        return []
+    return names
+
+
+def _csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yields (line, cells) of the header and of each row; blank lines are passed over."""
     with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        head = file.readline()
+        head = next((line for line in file if line.strip("\r\n")), "")
         file.seek(0)
         delimiter = max("\t;,", key=head.count)
-        reader = csv.DictReader(file, delimiter=delimiter)
+        # Were it not strict, a cell whose quotes nothing closes would take in all rows behind it.
+        reader = csv.reader(file, delimiter=delimiter, strict=True)
+        began = 1
         try:
             for row in reader:
-                # More fields than columns land under None, fewer leave None behind.
-                yield reader.line_num, None if None in row else row
+                if row:
+                    yield began, row
+                began = reader.line_num + 1
         except csv.Error as error:
             raise DataRefused(
-                f"The manifest {path} is no CSV from line {reader.line_num} on: {error}. "
-                "Expected UTF-8 text with a header row."
+                f"{path} is no CSV from line {began} on: {error}. Expected UTF-8 text with a "
+                "header row; a cell that begins with a double quote must end with one."
             ) from None
 
 

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from pipeline import features
 from pipeline.errors import DataRefused, bounded
 from pipeline.ingest import corrections, decide, piece, shards, thumbnail, wire
-from pipeline.ingest.entries import Problem, shown
+from pipeline.ingest.entries import LINE_BREAK, MULTI_LABEL, Problem, shown
 from pipeline.ingest.rows import Rows
 
 
@@ -55,15 +55,9 @@ def hold_budget(bad: pa.Table, total: int, budget: float) -> None:
       budget: the share of them that may be bad.
 
     Raises:
-      DataRefused: more than that is bad, or an image has several labels.
+      DataRefused: more than that is bad, or an image has several labels or one with a line break.
     """
-    several = pc.equal(bad["reason"], "multi_label")
-    if pc.any(several).as_py():
-        row = bad.filter(several).slice(0, 1).to_pylist()[0]
-        raise DataRefused(
-            f"{shown(row['path'])}: {row['detail']}. This is multi-label data, which Safelight "
-            "does not train on."
-        )
+    _refuse_labels(bad)
     # What a person has left out is not the data's fault.
     bad = bad.filter(pc.not_equal(bad["reason"], corrections.REMOVED))
     if bad.num_rows <= budget * total:
@@ -81,6 +75,16 @@ def hold_budget(bad: pa.Table, total: int, budget: float) -> None:
         "(`safelight inspect` lists them), or raise ingest.error_budget.",
         told,
     )
+
+
+def _refuse_labels(bad: pa.Table) -> None:
+    for reason, why in (
+        (MULTI_LABEL, ". This is multi-label data, which Safelight does not train on."),
+        (LINE_BREAK, ""),
+    ):
+        found = bad.filter(pc.equal(bad["reason"], reason)).slice(0, 1).to_pylist()
+        if found:
+            raise DataRefused(f"{shown(found[0]['path'])}: {found[0]['detail']}{why}")
 
 
 def _conflict_pictures(decisions: decide.Decisions, rows: Rows, parts: Path) -> dict[bytes, bytes]:

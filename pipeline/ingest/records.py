@@ -38,14 +38,21 @@ def is_records(name: str | bytes) -> bool:
 def holds_records(root: Path) -> bool:
     """Says whether `root`, or a folder in it, holds a file that is called as TFRecords are."""
     places = [root, *(root / name for name in walk.folders(root))]
-    return any(is_records(path.name) for place in places for path in place.iterdir())
+    return any(is_records(name) for place in places for name in _names(place))
 
 
-def read(root: Path, ignored: Ignored) -> Listing:
+def _names(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError:  # the walk quarantines it
+        return []
+
+
+def read(root: Path, ignored: Ignored, follow_links: bool = False) -> Listing:
     """Lists the records of one file, or of every TFRecord file below a folder.
 
     A file's split is the one that its name begins with (`validation-00000-of-00128`), or its
-    folder's name.
+    folder's name. `follow_links` says whether a symbolic link may lead outside the folder.
     """
     if root.is_file():
         state = root.stat()
@@ -53,7 +60,7 @@ def read(root: Path, ignored: Ignored) -> Listing:
         root, found = root.parent, [walk.File(name, state.st_size, state.st_mtime_ns)]
         problems: list[Problem] = []
     else:
-        found, problems = walk.files(root, False, ignored, lambda path: not is_records(path))
+        found, problems = walk.files(root, follow_links, ignored, lambda path: not is_records(path))
     entries: list[Entry] = []
     for file in found:
         split = _split_of(file.path)

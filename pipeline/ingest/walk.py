@@ -42,7 +42,7 @@ def folders(root: Path) -> list[str]:
         return sorted(
             os.fsdecode(entry.name)
             for entry in listed
-            if not _is_stray(entry.name) and entry.is_dir()
+            if not _is_stray(entry.name) and _is_folder(entry)
         )
 
 
@@ -159,6 +159,13 @@ class _Walk:
 
     def _bad(self, path: bytes, reason: str, detail: str) -> None:
         self.problems.append(Problem(path, reason, detail, None))
+
+
+def _is_folder(entry: os.DirEntry[bytes]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself, say: the walk quarantines it
+        return False
 
 
 def _suffix(path: bytes) -> bytes:

@@ -50,7 +50,12 @@ def command(
             f"--output {output} can't be written ({error.strerror}). Name a file in a folder that "
             "is there."
         ) from None
-    console.stderr.print(f"Wrote [bold]{escape(str(output))}[/]. Run it: safelight submit --data …")
+    named = "" if profile is None else f" --profile {profile}"
+    console.stderr.print(
+        f"Wrote [bold]{escape(str(output))}[/]. Run it: "
+        + escape(f"safelight submit DATA{named} --package {output}"),
+        soft_wrap=True,
+    )
     return 0
 
 

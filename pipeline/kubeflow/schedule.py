@@ -89,7 +89,9 @@ def pause(profile: str | None, overrides: Sequence[str], name: str) -> int:
     """Pauses a schedule by its name; returns the exit code."""
     server = _server(profile, overrides)[1]
     server.pause(_find(server, name))
-    console.stderr.print(f"Paused [bold]{escape(name)}[/]. Go on with: safelight schedule resume")
+    console.stderr.print(
+        f"Paused [bold]{escape(name)}[/]. Go on with: safelight schedule resume {escape(name)}"
+    )
     return 0
 
 

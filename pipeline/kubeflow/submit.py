@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -50,7 +51,8 @@ def command(
       run_overrides: the parameter `overrides`: for this run alone, the package stays the same.
       wait: follow the run to its end; otherwise return once it has started.
       cache: whether steps may be answered from the cache.
-      as_json: print the result as one JSON object, the last line.
+      as_json: print the result as one JSON object, the last line; without waiting for it
+        `{"run_id", "page"}`.
 
     Raises:
       ConfigError: something would not run there, or is not set.
@@ -60,6 +62,8 @@ def command(
     listed = None if spans is None else _read_spans(spans)
     server, run_id = _start(config, data, listed, package, champion, run_overrides, cache)
     if not wait:
+        if as_json:
+            sys.stdout.write(json.dumps({"run_id": run_id, "page": server.page(run_id)}) + "\n")
         return 0
     try:
         state = follow(server, run_id)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.config import Ingest
-from pipeline.errors import DataRefused, UsageError
+from pipeline.errors import SafelightError, UsageError
 from pipeline.ingest.scan import Scan, same_listing, scan
 from pipeline.retrain import windows
 from pipeline.retrain.windows import Member
@@ -77,13 +77,14 @@ def look_at(root: str, spans: Sequence[Mapping[str, Any]], options: Ingest) -> S
       options: the section `ingest`.
 
     Raises:
-      DataRefused: a span can't be read, or is no more what the window was decided on.
+      DataRefused: a span can't be read.
+      SafelightError: one is no more what the window was decided on.
     """
     scans, golden = [], None
     for span in spans:
         found = scan(span["path"], options, verify="+" in span["fingerprint"])
         if not same_listing(found.fingerprint, span["fingerprint"]):
-            raise DataRefused(
+            raise SafelightError(
                 f"{span['name']} ({span['path']}) has changed since the window was decided: "
                 f"expected fingerprint {span['fingerprint'][:16]}, found {found.fingerprint[:16]}. "
                 "Decide again: safelight retrain takes it as a new revision."

@@ -10,15 +10,20 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from pipeline import features, images
 from pipeline.errors import UsageError, first_line
 
-_KEYS = frozenset({"facts", "label", "score", "probabilities"})
+_SHA256 = re.compile(r"[0-9A-Fa-f]{64}")
+_FORMAT = re.compile(r"[0-9A-Za-z]{1,16}")
+_WRITABLE = re.compile(r"[^\ud800-\udfff]*")  # JSON can escape half a surrogate pair
+_ROUNDING = 0.001  # that a probability may be off by
 
 
 def read(
@@ -38,8 +43,7 @@ def read(
     skipped = 0
     for log in logs:
         for entry in _of_records(log) if _is_records(log) else _of_lines(log):
-            whole = entry is not None and set(entry) >= _KEYS
-            if whole and entry and entry.get("version") in wanted and entry.get("model") == model:
+            if _ours(entry, wanted, model):
                 found.append(entry)
             else:
                 skipped += 1
@@ -52,6 +56,52 @@ def read(
     return found, skipped
 
 
+def _ours(entry: Any, wanted: set[int | None], model: str) -> TypeGuard[dict[str, Any]]:
+    """Says whether this is a whole entry about one of these versions of the model."""
+    return _is_whole(entry) and entry.get("version") in wanted and entry.get("model") == model
+
+
+def _is_whole(entry: Any) -> TypeGuard[dict[str, Any]]:
+    """Says whether all that monitoring uses is there, and of the type that the client writes.
+
+    Anything else would end the command, or make a figure NaN, which is above no bound.
+    """
+    if not isinstance(entry, dict):
+        return False
+    facts, shares, version = (entry.get(key) for key in ("facts", "probabilities", "version"))
+    return (
+        isinstance(facts, dict)
+        and all(_is_number(facts.get(name)) for name in features.FLOAT_FACTS)
+        and isinstance(shares, dict)
+        and all(_is_share(value) for value in (entry.get("score"), *shares.values()))
+        and _is_text(entry.get("label"))
+        and (version is None or _is_number(version))
+        and _is_text(entry.get("sha256"), _SHA256)
+        and ("image" not in entry or _is_image(entry["image"], entry.get("format")))
+    )
+
+
+def _is_number(value: Any) -> bool:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return number and abs(value) <= sys.float_info.max  # which NaN is not
+
+
+def _is_share(value: Any) -> bool:
+    return _is_number(value) and -_ROUNDING <= value <= 1 + _ROUNDING
+
+
+def _is_text(value: Any, form: re.Pattern[str] = _WRITABLE) -> bool:
+    return isinstance(value, str) and form.fullmatch(value) is not None
+
+
+def _is_image(kept: Any, format: Any) -> bool:
+    try:
+        base64.b64decode(kept)
+    except (ValueError, TypeError):
+        return False
+    return _is_text(format, _FORMAT)
+
+
 def _is_records(log: Path) -> bool:
     """Whether the file begins as gzip or a TFRecord does: no line of JSON has such bytes."""
     try:
@@ -62,16 +112,15 @@ def _is_records(log: Path) -> bool:
     return head[:2] == b"\x1f\x8b" or head[4:8] == bytes(4)
 
 
-def _of_lines(log: Path) -> Iterator[dict[str, Any] | None]:
+def _of_lines(log: Path) -> Iterator[Any]:
     try:
-        with open(log, encoding="utf-8") as file:
+        with open(log, "rb") as file:  # a byte that is no UTF-8 damages its own line alone
             for line in file:
                 try:
-                    entry = json.loads(line)
-                except ValueError:
-                    entry = None
-                yield entry if isinstance(entry, dict) else None
-    except (OSError, UnicodeDecodeError) as error:
+                    yield json.loads(line)
+                except (ValueError, RecursionError):
+                    yield None
+    except OSError as error:
         raise _unreadable(log, error) from None
 
 
@@ -91,7 +140,7 @@ def _of_records(log: Path) -> Iterator[dict[str, Any] | None]:
             try:
                 logged = prediction_log_pb2.PredictionLog.FromString(record)
                 yield from _answers(logged.predict_log)
-            except (DecodeError, ValueError, KeyError, TypeError):
+            except (DecodeError, ValueError, LookupError, TypeError, AttributeError):
                 yield None
     except tf.errors.DataLossError:
         yield None
@@ -103,7 +152,8 @@ def _answers(logged: Any) -> Iterator[dict[str, Any] | None]:
     """Yields the entries of one PredictLog.
 
     Raises:
-      KeyError: it has not the inputs and outputs of `serving_default`.
+      LookupError, TypeError, ValueError, AttributeError: it has not the inputs and outputs of
+        `serving_default`, a row for each image.
     """
     import tensorflow as tf
 
@@ -134,7 +184,7 @@ def _there(name: str, inputs: Any) -> str:
 
 def _entry(encoded: bytes, **answer: Any) -> dict[str, Any] | None:
     try:
-        image = images.prepare(encoded)
+        image = images.prepare(encoded, min_side=1)
     except images.BadImage:
         return None
     return {

@@ -121,11 +121,7 @@ class Registry:
           NotBlessed: what is served is pinned.
           SafelightError: the model can't be copied; then nothing has changed.
         """
-        bad = self.champion()
-        if bad is None:
-            raise UsageError(f"Nothing is served from {self.root} yet: there is nothing to undo.")
-        self._check_pin()
-        good = self._target(bad, to)
+        bad, good = self.rollback_between(to)
         entry = replace(
             self._entry(self.path(good.version), Origin(by, why, "", "", "", "")),
             run_id=good.run_id,
@@ -140,6 +136,19 @@ class Registry:
         )
         self._place(self.path(good.version), entry)
         return entry
+
+    def rollback_between(self, to: int | None) -> tuple[Entry, Entry]:
+        """Returns what `rollback` would take away and what it would restore, and changes nothing.
+
+        Raises:
+          UsageError: there is no such version, or none to go back to.
+          NotBlessed: what is served is pinned.
+        """
+        bad = self.champion()
+        if bad is None:
+            raise UsageError(f"Nothing is served from {self.root} yet: there is nothing to undo.")
+        self._check_pin()
+        return bad, self._target(bad, to)
 
     def pin(self, by: str, why: str) -> Pin:
         """Holds the version that is served against any push and rollback, until `unpin`."""

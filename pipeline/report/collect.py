@@ -227,17 +227,18 @@ class Record:
     def stored(self, ids: Iterable[bytes]) -> dict[bytes, StoredImage]:
         """Returns the images of these ids from the examples, as far as they are there."""
         examples = self.folder("ImageExampleGen", "examples")
-        by_split: dict[str, list[int]] = {}
+        # By the names that images.parquet has: in a window, records may have shorter ones.
+        by_split: dict[str, dict[int, bytes]] = {}
         for name in ids:
             if name in self.places:
                 split, place, _ = self.places[name]
-                by_split.setdefault(split, []).append(place)
+                by_split.setdefault(split, {})[place] = name
         if examples is None:
             return {}
         return {
-            image.id: image
-            for split, rows in by_split.items()
-            for image in records.read(examples, split, rows).values()
+            named[place]: image
+            for split, named in by_split.items()
+            for place, image in records.read(examples, split, named).items()
         }
 
     def stored_by_name(self, names: Iterable[str]) -> dict[str, StoredImage]:

@@ -40,44 +40,62 @@ class Arrivals:
         self._book = book
         self._quarantine = quarantine
         self._clock = clock
+        self._settle_seconds = config.retrain.settle_minutes * 60
 
     def take(self) -> list[str]:
         """Takes every complete span; returns what is said of the others."""
         waiting = []
         for span in spans.find(self._root, self._config.retrain.pattern):
             try:
-                found = scan(str(span.path), self._config.ingest)
-                complete = spans.marked(span) or self._settled(span, found.fingerprint)
-            except DataRefused as error:
-                if not span.path.is_dir():
-                    continue  # deleted while it was looked at
-                # Half a span may look like none: it is refused once it is complete.
-                if spans.marked(span) or self._settled(span, f"refused: {error}"):
-                    self._refuse(span, str(error))
-                else:
-                    waiting.append(f"{span.name}: {error}")
-                continue
+                waiting.append(self._one(span))
             except FileNotFoundError:
                 continue  # deleted while it was looked at
-            if complete:
-                self._book.take(span.number, span.path, found.to_dict(), self._clock())
-            else:
-                waiting.append(f"{span.name} is not complete yet")
-        return waiting
+        return [said for said in waiting if said]
 
-    def _settled(self, span: Span, fingerprint: str) -> bool:
-        seconds = self._config.retrain.settle_minutes * 60
-        now = self._clock()
-        quiet = now - spans.last_change(span)
-        if quiet >= 0 and quiet >= seconds:
-            return True
-        return self._book.settled(span.number, fingerprint, now, seconds)
+    def _one(self, span: Span) -> str:
+        """Takes or refuses a span that is complete; returns what is said of another."""
+        try:
+            found = scan(str(span.path), self._config.ingest)
+        except DataRefused as error:
+            return self._refuse(span, str(error), self._complete)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            reason = (
+                f"{span.path} can't be read ({error.strerror or error}). Mend its permissions, or "
+                "the disk that it lies on."
+            )
+            # A network may mend itself, and no file's time tells since when this is so: it has to
+            # last.
+            return self._refuse(span, reason, self._lasts)
+        if not self._complete(span, found.fingerprint):
+            return f"{span.name} is not complete yet"
+        self._book.take(span.number, span.path, found.to_dict(), self._clock())
+        return ""
 
-    def _refuse(self, span: Span, reason: str) -> None:
-        known = [one for one in self._book.latest() if one.number == span.number]
+    def _refuse(self, span: Span, reason: str, is_due: Callable[[Span, str], bool]) -> str:
+        """Puts a span aside where that is due: half a span may look like none."""
         mark = f"refused: {reason}"
-        if known and known[-1].reason == mark:
-            return
+        known = [one for one in self._book.latest() if one.number == span.number]
+        if not span.path.is_dir() or (known and known[-1].reason == mark):
+            return ""  # deleted while it was looked at, or put aside before
+        if not is_due(span, mark):
+            return f"{span.name}: {reason}"
         facts = {"fingerprint": mark, "files": 0, "bytes": 0}
         record = self._book.take(span.number, span.path, facts, self._clock())
         self._quarantine(record, mark)
+        return ""
+
+    def _complete(self, span: Span, fingerprint: str) -> bool:
+        try:
+            if spans.marked(span):
+                return True
+            quiet = self._clock() - spans.last_change(span)
+        except PermissionError:
+            return self._lasts(span, fingerprint)
+        if quiet >= 0 and quiet >= self._settle_seconds:
+            return True
+        return self._lasts(span, fingerprint)
+
+    def _lasts(self, span: Span, fingerprint: str) -> bool:
+        return self._book.settled(span.number, fingerprint, self._clock(), self._settle_seconds)

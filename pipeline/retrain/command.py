@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -58,11 +58,23 @@ def command(
       as_json: print the round as one JSON object.
 
     Raises:
-      UsageError: not exactly one of `once`, `watch` and `dry_run`.
+      UsageError: not exactly one of `once`, `watch` and `dry_run`, or an option that means nothing
+        beside another.
       Busy: somebody else holds the workdir, or another daemon runs.
     """
     if once + watch + dry_run != 1:
         raise UsageError("Say one of --once, --watch and --dry-run.")
+    if watch:
+        refuse_beside(
+            "--watch",
+            {"--now": now, "--wait": wait, "--json": as_json},
+            "it goes on by the policy, and has no one result. Say --once",
+        )
+    if dry_run:
+        refuse_beside("--dry-run", {"--wait": wait}, "it holds no workdir. Say --once")
+    if runner == "local":
+        why = "packages are for Kubeflow. Say --runner kubeflow"
+        refuse_beside("--runner local", {"--package": package}, why)
     effective = configuration.load(profile, overrides)
     place = _existing(workdir) if dry_run else open_workdir(workdir)
     cluster = Cluster(effective.config, place, package) if runner == "kubeflow" else None
@@ -83,6 +95,22 @@ def command(
     if as_json:
         sys.stdout.write(json.dumps(done.to_dict()) + "\n")
     return done.result.exit_code if done.result else 0
+
+
+def refuse_beside(option: str, others: Mapping[str, object], why: str) -> None:
+    """Refuses what means nothing beside an option, rather than dropping it without a word.
+
+    Args:
+      option: that was given.
+      others: {option: its value}; what is empty, false or None was not given.
+      why: they can't go together, and what to say instead.
+
+    Raises:
+      UsageError: one of the others was given.
+    """
+    for other, value in others.items():
+        if value:
+            raise UsageError(f"{other} means nothing beside {option}: {why}, or leave {other} out.")
 
 
 def _go(

@@ -21,7 +21,7 @@ from pipeline.retrain.book import Record
 from pipeline.retrain.intake import EVIDENCE, looks_closely
 from pipeline.retrain.labels import Contradicted
 from pipeline.retrain.policy import SpanEvidence
-from pipeline.runs import Request, RunDir
+from pipeline.runs import Request, RunDir, write_json
 from pipeline.workdir import Workdir
 
 _INTAKE_SECONDS = 24 * 3600
@@ -62,9 +62,9 @@ class Evidence:
         """
         known: dict[str, dict[str, Any]] = {}
         for record in new:
-            file = self._known / self._name(record)
-            if file.is_file():
-                known[record.name] = json.loads(file.read_text(encoding="utf-8"))
+            facts = _read(self._known / self._name(record))
+            if facts is not None:
+                known[record.name] = facts
         missing = [record for record in new if record.name not in known]
         if missing:
             known.update(self._look(missing, make_request(missing)))
@@ -83,8 +83,7 @@ class Evidence:
                 timeout=_INTAKE_SECONDS,
                 check=False,
             )
-        file = run.root / EVIDENCE
-        found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        found = _read(run.root / EVIDENCE) or {}
         known: dict[str, dict[str, Any]] = {}
         for record in missing:
             facts = found.get(record.name)
@@ -100,7 +99,7 @@ class Evidence:
             if "failed" not in facts:
                 place = self._folder / "evidence" / self._name(record)
                 place.parent.mkdir(parents=True, exist_ok=True)
-                place.write_text(json.dumps(facts), encoding="utf-8")
+                write_json(place, facts)
         return known
 
     def _as_taken(self, record: Record) -> bool:
@@ -111,6 +110,15 @@ class Evidence:
 
     def _name(self, record: Record) -> str:
         return f"{record.fingerprint[:32]}-{self._suffix}.json"
+
+
+def _read(file: Path) -> dict[str, Any] | None:
+    """Returns what was found; None where nothing was, or where the file is damaged."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def of_span(record: Record, facts: Mapping[str, Any]) -> SpanEvidence:

@@ -11,12 +11,13 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
 from pipeline import registry
 from pipeline.config import Config, Effective
+from pipeline.ingest.listing import readable
 from pipeline.ingest.scan import Scan, scan
 from pipeline.registry import Registry, RunInputs
 from pipeline.retrain import budget, policy, windows
@@ -170,7 +171,7 @@ class Rounds:
                 champion=self._champion(serving),
                 new=evidence,
                 usable=len(usable),
-                scheduled=_scheduled(self.config.retrain.cron, now),
+                scheduled=scheduled(self.config.retrain.cron, now),
                 attempted=max((one.at for one in self.ledger.attempts()), default=None),
                 asked_for=asked_for,
                 alarm=self._alarm(serving),
@@ -303,7 +304,10 @@ class Rounds:
 
     def _golden(self) -> Scan | None:
         golden = self.config.retrain.golden
-        return scan(golden, self.config.ingest) if golden else None
+        if not golden:
+            return None
+        with readable(golden):
+            return scan(golden, self.config.ingest)
 
     def _start(self, cluster: Cluster, window: Sequence[Record]) -> str:
         listed = [one.to_dict() for one in windows.members(window, self._golden())]
@@ -381,12 +385,13 @@ def _brief(done: Round) -> dict[str, Any]:
     return {"held": done.held, "window": list(done.window), "waiting": list(done.waiting)}
 
 
-def _scheduled(cron: str, now: float) -> float | None:
+def scheduled(cron: str, now: float) -> float | None:
     """Returns the last time that the expression names at or before `now` (UTC)."""
     if not cron:
         return None
     from croniter import croniter
 
-    at = datetime.fromtimestamp(now, timezone.utc)
-    previous: float = croniter(cron, at).get_prev(float)
-    return now if croniter.match(cron, at) else previous
+    # get_prev looks strictly before: the time itself counts, too.
+    behind = datetime.fromtimestamp(now, timezone.utc) + timedelta(microseconds=1)
+    found: float = croniter(cron, behind).get_prev(float)
+    return found

@@ -28,6 +28,8 @@ from pipeline.serving.models import Refused, Version, Versions
 
 # One request of a batch of large photographs; TF Serving itself has no bound.
 MAX_BODY_BYTES: Final = 256 * 1024 * 1024
+# Of more dimensions TensorFlow makes no tensor: it ends the process.
+_MAX_DIMENSIONS: Final = 254
 
 _HTTP: Final = {"NOT_FOUND": 404, "INVALID_ARGUMENT": 400}
 
@@ -130,6 +132,8 @@ def _parsed(body: bytes) -> dict[str, Any]:
         request = json.loads(body)
     except ValueError as error:
         raise Refused("INVALID_ARGUMENT", f"JSON Parse error: {error}") from None
+    except RecursionError:
+        raise Refused("INVALID_ARGUMENT", "JSON Parse error: nested too deeply") from None
     if not isinstance(request, dict):
         raise Refused("INVALID_ARGUMENT", "JSON Value: expected an object")
     if ("instances" in request) == ("inputs" in request):
@@ -168,10 +172,19 @@ def _only_input(signature: meta_graph_pb2.SignatureDef) -> str:
 
 def _tensor(value: Any, key: str, signature: meta_graph_pb2.SignatureDef) -> tf.Tensor:
     dtype = tf.as_dtype(signature.inputs[key].dtype)
+    if _dimensions(value) > _MAX_DIMENSIONS:
+        raise Refused("INVALID_ARGUMENT", f"input {key!r}: nested too deeply")
     try:
         return tf.constant(_bytes(value) if dtype == tf.string else value, dtype)
-    except (ValueError, TypeError, binascii.Error) as error:
+    except (ValueError, TypeError, RecursionError, binascii.Error) as error:
         raise Refused("INVALID_ARGUMENT", f"input {key!r}: {error}") from None
+
+
+def _dimensions(value: Any) -> int:
+    count = 0
+    while isinstance(value, list):
+        count, value = count + 1, value[0] if value else None
+    return count
 
 
 def _bytes(value: Any) -> Any:

@@ -61,6 +61,16 @@ def _version(versions: Versions, spec: Any) -> Version:
     return versions.get(spec.version.value if spec.HasField("version") else None)
 
 
+def _tensors(inputs: Any) -> dict[str, tf.Tensor]:
+    tensors = {}
+    for key, one in inputs.items():
+        try:
+            tensors[key] = tf.constant(tf.make_ndarray(one))
+        except (TypeError, ValueError) as error:
+            raise Refused("INVALID_ARGUMENT", f"input {key!r}: {error}") from None
+    return tensors
+
+
 class _Predict(prediction_service_pb2_grpc.PredictionServiceServicer):
     def __init__(self, versions: Versions) -> None:
         self._versions = versions
@@ -70,8 +80,7 @@ class _Predict(prediction_service_pb2_grpc.PredictionServiceServicer):
         try:
             version = _version(self._versions, request.model_spec)
             name = request.model_spec.signature_name
-            inputs = {key: tf.constant(tf.make_ndarray(one)) for key, one in request.inputs.items()}
-            outputs = version.predict(name, inputs)
+            outputs = version.predict(name, _tensors(request.inputs))
         except Refused as error:
             context.abort(_CODES[error.code], str(error))
         _fill_spec(response.model_spec, self._versions.name, version, name or SERVING_SIGNATURE)

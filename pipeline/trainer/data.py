@@ -138,8 +138,8 @@ def batches_of(
         fitted = streams.streamed(feed, first_epoch)
     else:
         fitted = _shuffled(feed, loaded.kept[TRAIN].thinned(examples), first_epoch)
-    held_out = _held_out(loaded, layout)
-    return Batches(fitted, held_out, examples, layout.batch_size, layout.whole)
+    evaluated = held_out(loaded, layout)
+    return Batches(fitted, evaluated, examples, layout.batch_size, layout.whole)
 
 
 def _shuffled(feed: Feed, kept: Kept, first_epoch: int) -> tf.data.Dataset:
@@ -184,7 +184,7 @@ def _gathered(kept: Kept, rows: tf.Tensor) -> tuple[tf.Tensor, dict[str, tf.Tens
     return tf.ensure_shape(pixels, shape), shaped
 
 
-def _held_out(loaded: Loaded, layout: Layout) -> tf.data.Dataset:
+def held_out(loaded: Loaded, layout: Layout) -> tf.data.Dataset:
     """Yields each row of eval once, in the order of the files.
 
     Whole batches leave out a few rows: fewer than there are batches, or than fill a multiple.

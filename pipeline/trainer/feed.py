@@ -107,7 +107,11 @@ class Feed:
         if self.weights is None:
             return pixels, packed(targets)
         weights = imbalance.sample_weights(targets[heads.LABEL], self.weights)
-        return pixels, packed(targets), weights if len(targets) == 1 else {heads.LABEL: weights}
+        if len(targets) == 1:
+            return pixels, packed(targets), weights
+        # Keras wants weights for each target where it gets some; classes are the label's.
+        of_each = {name: tf.ones_like(weights) for name in targets} | {heads.LABEL: weights}
+        return pixels, packed(targets), of_each
 
     def mapped(self, batches: tf.data.Dataset, element: Any) -> tf.data.Dataset:
         """Applies a function to batches, several at a time, in their order."""

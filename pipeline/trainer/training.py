@@ -239,7 +239,7 @@ def _board(setup: Setup, train: Train, run_dir: Path) -> list[keras.callbacks.Ca
         setup.heads,
         run_dir,
         samples=lambda: setup.source.read(setup.fitted_on),
-        held_out=lambda: make_batches(setup, train, 0).held_out,
+        held_out=functools.cache(lambda: data.held_out(setup.loaded, setup.layout(train))),
         value_range=setup.source.value_range,
     )
 
