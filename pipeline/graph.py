@@ -72,7 +72,7 @@ class Given:
 
 def build(config: Config, given: Given) -> Pipeline:
     """Returns the pipeline; `config` is resolved: nothing in it is left to be chosen."""
-    code = lineage.code(config.train)
+    code = lineage.code(config.train, config.tune)
     further = heads.beside(config.train.heads)
 
     # Images become tf.Examples: decoded once, bad files aside, each in its split. Facts and labels

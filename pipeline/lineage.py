@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline import fingerprint, own_model
-from pipeline.config import Config, Train
+from pipeline import fingerprint, own_model, presets, search
+from pipeline.config import Config, Train, Tune
 
 # The modules that a node's own code starts from; what they import is followed.
 _SOURCES = {
@@ -51,17 +51,22 @@ _LINEAGE_SECTIONS = (
 _BUILDERS = ("Tuner", "Trainer")
 
 
-def code(train: Train) -> dict[str, str]:
+def code(train: Train, tune: Tune | None = None) -> dict[str, str]:
     """Returns the fingerprint of each node's own sources; TFX's own nodes have none.
 
+    Args:
+      train: the section.
+      tune: with what a search may put in train's place.
+
     Raises:
-      ConfigError: train.model names a module that isn't there.
+      ConfigError: train.model, or a model of the space, names a module that isn't there.
     """
+    tune = tune or Tune()
     found = {node: fingerprint.of_sources(*modules) for node, modules in _SOURCES.items()}
-    own = [own_model.digest(train.model)] if train.model else []
+    own = [own_model.digest(name) for name in search.named("model", train, tune) if name]
     # Not the path alone: another file may come to stand there.
-    given = [Path(where) for where in (train.weights, train.feature_vector) if where]
-    own += [fingerprint.of_path(path) for path in given if path.exists()]
+    named = [where for key in presets.PATHS for where in search.named(key, train, tune) if where]
+    own += [fingerprint.of_path(path) for path in map(Path, named) if path.exists()]
     if own:
         found.update({node: fingerprint.of_value([found[node], *own]) for node in _BUILDERS})
     return found
@@ -71,11 +76,11 @@ def of(data: str, config: Config) -> dict[str, str]:
     """Returns the fingerprints of `data` (given as one), of the configuration and of the code.
 
     Raises:
-      ConfigError: train.model names a module that isn't there.
+      ConfigError: train.model, or a model of the space, names a module that isn't there.
     """
     sections = {name: getattr(config, name).model_dump(mode="json") for name in _LINEAGE_SECTIONS}
     return {
         "data": data,
         "config": fingerprint.of_value(sections),
-        "code": fingerprint.of_value(code(config.train)),
+        "code": fingerprint.of_value(code(config.train, config.tune)),
     }

@@ -28,6 +28,9 @@ MIN_SIDE: Final = 12
 # Data up to this side keeps its size; larger pictures are shrunk to it.
 MAX_CHOSEN_SIDE: Final = 64
 
+# Keys of train that may name a file or a directory.
+PATHS: Final = ("weights", "feature_vector")
+
 # Epochs of a network that has none of its own, and of transfer learning's two phases.
 _EPOCHS: Final = 10
 _HEAD_EPOCHS: Final = 6
@@ -136,12 +139,12 @@ _CIFAR10_FAST: Final = Preset(
     min_image_size=16,
     defaults={
         "optimizer": "adamw",
-        "learning_rate": 0.006,
+        "learning_rate": 0.012,
         "weight_decay": 0.05,
         "schedule": "one-cycle",
         "label_smoothing": 0.1,
         "patience": 0,
-        "augment": ["flip", "crop"],
+        "augment": ["flip", {"name": "crop", "padding": 0.0625}],
     },
 )
 
@@ -227,21 +230,28 @@ def complete(
     if name:
         chosen |= _tuned(train, get(name))
     if train.optimizer == "adamw" and "weight_decay" not in train.model_fields_set:
-        chosen["weight_decay"] = _ADAMW_DECAY
+        chosen.setdefault("weight_decay", _ADAMW_DECAY)
     chosen |= _length(train, name)
-    # The training process starts in another directory.
-    for key in ("weights", "feature_vector"):
-        if (value := getattr(train, key)) and Path(value).exists():
-            chosen[key] = str(Path(value).absolute())
+    chosen |= {key: absolute(getattr(train, key)) for key in PATHS}
     completed = type(train).model_validate({**train.model_dump(), **chosen})
     _check(completed, image_size, normalize)
     return completed
 
 
+def absolute(value: str) -> str:
+    """Returns a value of one of `PATHS` as the training process needs it, which starts elsewhere.
+
+    What is no file or directory here stays: `imagenet`, a handle, "".
+    """
+    return str(Path(value).absolute()) if value and Path(value).exists() else value
+
+
 def _tuned(train: Train, preset: Preset) -> dict[str, Any]:
     given = train.model_fields_set
     tuned = {key: value for key, value in preset.defaults.items() if key not in given}
-    if "optimizer" in given:  # a rate and a decay belong to the optimizer that they were found for
+    own = preset.defaults.get("optimizer", train.optimizer)
+    if train.optimizer != own and "optimizer" in given:
+        # A rate and a decay belong to the optimizer that they were found for.
         tuned = {k: v for k, v in tuned.items() if k not in ("learning_rate", "weight_decay")}
     return tuned
 

@@ -7,7 +7,7 @@ knows numbers and strings alone, so every other value travels through it as JSON
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 # The devices are the process's, and its trials share them; the heads are the data's.
 FIXED: Final = ("strategy", "devices", "workers", "tpu", "heads", "cache")
 NETWORKS: Final = ("preset", "model", "backbone", "feature_vector")
+# Train as it was given, beside the space of a run and beside the values of its best trial.
+GIVEN: Final = "(given)"
 
 BEST_FILE: Final = "best_hyperparameters.txt"
 RESULTS_FILE: Final = "tuner_results.json"
@@ -93,7 +95,44 @@ def parse(space: Mapping[str, Any]) -> dict[str, Choice | Range]:
     Raises:
       ConfigError: something that is neither a list of values nor a table of bounds.
     """
-    return {key: _parsed(key, what) for key, what in space.items()}
+    return {key: _parsed(key, what) for key, what in space.items() if key != GIVEN}
+
+
+def named(key: str, train: Train, tune: Tune) -> list[Any]:
+    """Returns what a key of train may be in the run: the values of the space, or train's own."""
+    if tune.algorithm == "off" or key not in tune.space:
+        return [getattr(train, key)]
+    return _tried(_parsed(key, tune.space[key]))
+
+
+def settled(tune: Tune, train: Train, keys: Iterable[str]) -> Tune:
+    """Returns tune for the processes of a run, which start elsewhere and get train completed.
+
+    Paths in the space are absolute, and beside it is what `given` finds.
+
+    Args:
+      tune: the section, checked.
+      train: completed.
+      keys: those of train that somebody set, or that no value of the space bears on.
+    """
+    if tune.algorithm == "off":
+        return tune
+    space = {
+        key: [presets.absolute(value) for value in what] if key in presets.PATHS else what
+        for key, what in tune.space.items()
+    }
+    space[GIVEN] = train.model_dump(mode="json", include=set(keys))
+    return tune.model_copy(update={"space": space})
+
+
+def given(train: Train, beside: Mapping[str, Any]) -> Train:
+    """Returns train as it was given: what the values are put into.
+
+    Args:
+      train: completed; returned as it is where `beside` has nothing.
+      beside: the space of a settled section tune, or the content of best_hyperparameters.txt.
+    """
+    return type(train).model_validate(beside[GIVEN]) if GIVEN in beside else train
 
 
 def check(tune: Tune, train: Train) -> None:
@@ -101,7 +140,7 @@ def check(tune: Tune, train: Train) -> None:
 
     Args:
       tune: with the space.
-      train: what each trial has in common.
+      train: what each trial has in common, completed if tune is settled.
 
     Raises:
       ConfigError: an unknown key, one that a trial can't have to itself, bounds that make no
@@ -120,7 +159,8 @@ def check(tune: Tune, train: Train) -> None:
             "one process. Search with another strategy first, and train with what it found."
         )
     fixed = [*FIXED, *(["epochs"] if tune.algorithm == "hyperband" else [])]
-    for key in tune.space:
+    train = given(train, tune.space)
+    for key in [key for key in tune.space if key != GIVEN]:
         if key not in type(train).model_fields:
             known = [name for name in type(train).model_fields if name not in fixed]
             raise ConfigError(f"tune.space: train has no key {key!r}.{did_you_mean(key, known)}")
@@ -142,28 +182,27 @@ def check_networks(tune: Tune, train: Train, transform: Transform) -> None:
     """Refuses a network of the space that can't take the images.
 
     Args:
-      tune: with the space, checked.
+      tune: settled.
       train: completed as far as it is the same for every trial.
       transform: the section, its image size and channels set.
 
     Raises:
       ConfigError: the network is named.
     """
-    if tune.algorithm != "off":
-        for key, what in parse(tune.space).items():
-            for value in _tried(what) if key in NETWORKS else ():
-                first = {other: _tried(rest)[0] for other, rest in parse(tune.space).items()}
-                merged(train, {**first, key: value}, transform)
+    if tune.algorithm == "off":
+        return
+    space = {key: _tried(what) for key, what in parse(tune.space).items()}
+    first = {key: values[0] for key, values in space.items()}
+    for key in NETWORKS:
+        for value in space.get(key, ()):
+            merged(given(train, tune.space), {**first, key: value}, transform)
 
 
 def merged(train: Train, values: Mapping[str, Any], transform: Transform) -> Train:
-    """Returns train with these values.
-
-    Where they name the network, what it brings along (a preset's optimizer, a backbone's phases)
-    takes the place of whatever is at its default.
+    """Returns train with these values, completed as if they had been given in it.
 
     Args:
-      train: completed, but for a network that the values name.
+      train: as it was given; without values it is returned as it is.
       values: by key of train.
       transform: the section, its image size and channels set.
 
@@ -172,13 +211,9 @@ def merged(train: Train, values: Mapping[str, Any], transform: Transform) -> Tra
     """
     if not values:
         return train
-    network = any(key in NETWORKS for key in values)
-    base = train.model_dump(exclude_defaults=network)
-    phases = values.get("phases") or ()
-    epochs = {"epochs": sum(phase["epochs"] for phase in phases)} if phases else {}
+    base = train.model_dump(include=train.model_fields_set)
     try:
-        found = type(train).model_validate({**base, **epochs, **values})
-        return _completed(found, transform) if network else found
+        return _completed(type(train).model_validate({**base, **values}), transform)
     except ValidationError as error:
         raise ConfigError(f"With {shown(values)}: {_reason(error)}") from None
     except ConfigError as error:
@@ -197,7 +232,7 @@ def _completed(train: Train, transform: Transform) -> Train:
 
 
 def of_trial(train: Train, values: Mapping[str, Any], epochs: int, transform: Transform) -> Train:
-    """Returns the configuration of a trial: train with its values, for so many epochs.
+    """Returns the configuration of a trial: train as given with its values, for so many epochs.
 
     A trial is neither profiled nor pictured. Of phases, the first ones are trained, as far as the
     epochs go; where the values name epochs of their own, those are trained. The rate's rise takes
@@ -252,6 +287,8 @@ def shown(values: Mapping[str, Any]) -> str:
 
 
 def _decoded(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.15g}")  # keras-tuner counts steps up, past the bound by a rounding
     return json.loads(value) if isinstance(value, str) else value
 
 

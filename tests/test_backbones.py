@@ -271,6 +271,7 @@ def test_a_feature_vector_that_is_none_is_refused(vector: str, tmp_path: Path) -
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)  # the largest have a thousand layers to trace, and may share their core
 @pytest.mark.parametrize("name", backbones.BACKBONES)
 def test_each_backbone_builds_takes_a_step_exports_and_serves(
     name: str, tmp_path: Path, request: pytest.FixtureRequest

@@ -83,6 +83,8 @@ def test_a_preset_s_own_settings_fill_what_is_open() -> None:
     # A rate found for one optimizer is none for another.
     other = complete(preset="cifar10-fast", optimizer="adam")
     assert (other.learning_rate, other.weight_decay) == (0.001, 0.0)
+    same = complete(preset="cifar10-fast", optimizer=str(tuned["optimizer"]))
+    assert same.model_dump() == complete(preset="cifar10-fast").model_dump()
 
 
 def test_adamw_decays() -> None:

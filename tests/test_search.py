@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
 from pipeline import config as configuration
-from pipeline import search
-from pipeline.config import Train, Transform, Tune
+from pipeline import lineage, search
+from pipeline.config import Config, Train, Transform, Tune
 from pipeline.errors import ConfigError
+from pipeline.ingest.scan import scan
+from pipeline.runners import local
+from pipeline.trainer import train as trainer
+from pipeline.trainer import tune_child
 from pipeline.trainer.trials import Trials
+from tests import made
 
 SPACE = {
     "learning_rate": {"min": 1e-4, "max": 1e-1, "log": True},
@@ -103,6 +109,96 @@ def test_a_network_brings_its_own_settings_along_where_none_are_given():
     assert found.dropout == 0.3
     assert [phase["unfreeze"] for phase in found.phases] == ["none", "20%"]
     assert sum(phase["epochs"] for phase in found.phases) == 12
+
+
+@pytest.mark.current
+@pytest.mark.parametrize(
+    ("train", "values"),
+    [
+        ({}, {"optimizer": "adamw"}),
+        ({"preset": "cifar10-fast"}, {"optimizer": "sgd"}),
+        ({"backbone": "MobileNetV2", "weights": "imagenet"}, {"epochs": 4}),
+        ({"backbone": "MobileNetV2"}, {"weights": "imagenet"}),
+        ({"backbone": "MobileNetV2", "weights": "imagenet"}, {"weights": ""}),
+        ({"backbone": "MobileNetV2", "weights": "imagenet"}, {"learning_rate": 0.01}),
+        ({"backbone": "MobileNetV2"}, {"phases": [{"epochs": 2}, {"epochs": 1}]}),
+        ({}, {"preset": "cifar10-fast"}),
+        ({"augment": [], "learning_rate": 0.001}, {"preset": "cifar10-fast"}),
+    ],
+)
+def test_a_searched_value_means_what_it_means_in_train(tmp_path, train, values):
+    """Through all that it passes on its way: the request, the worker, Tuner's file, Trainer."""
+    tune = Tune(algorithm="random", space={key: [value] for key, value in values.items()})
+    request = resolved(tmp_path, Config(train=Train(**train), tune=tune))
+    config = Config.model_validate(json.loads(json.dumps(request.model_dump(mode="json"))))
+    directly = resolved(tmp_path, Config(train=Train(**{**train, **values}))).train
+    given = search.given(config.train, config.tune.space)
+    assert search.merged(given, values, config.transform) == directly
+    trials = Trials(config.tune, 17, tmp_path / "search")
+    trials.completed(trials.next(), 0.5, 1, 1.0)
+    job = SimpleNamespace(tune=config.tune, run_dir=tmp_path, best=tmp_path / "best")
+    tune_child._write(job, trials)
+    told = json.loads(job.best.read_text())
+    assert trainer._best(config.train, told, config.transform) == directly
+
+
+@pytest.mark.current
+def test_all_automatic_phases_of_searched_epochs_are_tried():
+    train = Train(backbone="MobileNetV2", weights="imagenet")
+    for epochs, phases in ((1, [1]), (4, [3, 1]), (12, [8, 4])):
+        trial = search.of_trial(train, {"epochs": epochs}, 5, IMAGES)
+        assert [phase["epochs"] for phase in trial.phases] == phases
+
+
+@pytest.mark.current
+def test_what_the_space_names_is_found_from_everywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.weights.h5").write_bytes(b"1")
+    (tmp_path / "vector").mkdir()
+    (tmp_path / "vector" / "saved_model.pb").write_bytes(b"1")
+    (tmp_path / "own_nets_s.py").write_text("def build(pixels):\n    return pixels\n")
+
+    def settled(train, space):
+        tune = Tune(algorithm="random", space=space)
+        config = resolved(tmp_path, Config(train=train, tune=tune))
+        return config.train, config.tune
+
+    train, tune = settled(Train(backbone="VGG16"), {"weights": ["", "imagenet", "mine.weights.h5"]})
+    assert tune.space["weights"] == ["", "imagenet", str(tmp_path / "mine.weights.h5")]
+    before = lineage.code(train, tune)
+    (tmp_path / "mine.weights.h5").write_bytes(b"other")
+    assert changed(before, lineage.code(train, tune)) == {"Tuner", "Trainer"}
+
+    train, tune = settled(Train(), {"feature_vector": ["vector"]})
+    assert tune.space["feature_vector"] == [str(tmp_path / "vector")]
+    assert changed(lineage.code(train, tune), lineage.code(train)) == {"Tuner", "Trainer"}
+
+    train, tune = settled(Train(), {"model": ["own_nets_s:build", "own_nets_s:other"]})
+    before = lineage.code(train, tune)
+    (tmp_path / "own_nets_s.py").write_text("def build(pixels):\n    return pixels + 1\n")
+    assert changed(before, lineage.code(train, tune)) == {"Tuner", "Trainer"}
+    off = Tune(space=tune.space)
+    assert lineage.code(train, off) == lineage.code(train)
+    with pytest.raises(ConfigError, match="no module 'own_nets_z'"):
+        lineage.code(train, Tune(algorithm="random", space={"model": ["own_nets_z:build"]}))
+
+
+def changed(before, after):
+    return {node for node in before if before[node] != after[node]}
+
+
+def resolved(root, config):
+    """Returns the configuration of a run: `config` with what the data, 32x32 colour, decides."""
+    data = root / "data"
+    if not data.is_dir():
+        made.class_folders(data, {"red": 1, "blue": 1})
+    given = configuration.validated(
+        {
+            "train": config.train.model_dump(include=config.train.model_fields_set),
+            "tune": config.tune.model_dump(),
+        }
+    )
+    return local.resolve(given, scan(str(data), given.ingest))[0]
 
 
 @pytest.mark.current
@@ -242,6 +338,27 @@ def test_a_small_space_ends_when_it_is_used_up(tmp_path):
     assert sorted(trial.values["optimizer"] for trial in tried) == ["adam", "sgd"]
 
 
+@pytest.mark.parametrize(
+    ("bounds", "values"),
+    [
+        ({"min": 0, "max": 0.5, "step": 0.1}, [0, 0.1, 0.2, 0.3, 0.4, 0.5]),
+        ({"min": 0.1, "max": 0.7, "step": 0.2}, [0.1, 0.3, 0.5, 0.7]),
+        ({"min": 0.1, "max": 0.6, "step": 0.2}, [0.1, 0.3, 0.5]),
+        ({"min": 0.001, "max": 0.1, "step": 10, "log": True}, [0.001, 0.01, 0.1]),
+        ({"min": 0, "max": 2, "step": 1}, [0, 1, 2]),
+    ],
+)
+def test_both_bounds_of_a_range_with_steps_are_tried(tmp_path, bounds, values):
+    tune = Tune(algorithm="random", space={"clip_norm": bounds}, trials=100)
+    trials = Trials(tune, 17, tmp_path)
+    tried = []
+    while (trial := trials.next()) is not None:
+        tried.append(trial.values["clip_norm"])
+        trials.completed(trial, 0.5, 1, 1.0)
+        assert search.found(trials.hyperparameters(trials.rows[-1])) == trial.values
+    assert sorted(tried) == values
+
+
 def test_bayesian_does_not_train_the_same_point_twice(tmp_path):
     tune = Tune(algorithm="bayesian", space={"optimizer": ["adam", "sgd"]}, trials=6)
     trials = Trials(tune, 17, tmp_path)
@@ -251,6 +368,32 @@ def test_bayesian_does_not_train_the_same_point_twice(tmp_path):
         trained += known is None
         trials.completed(trial, known.score if known else 0.5, 1, 1.0)
     assert trained == 2
+
+
+@pytest.mark.current
+def test_a_change_of_a_network_in_the_space_searches_and_trains_anew(tmp_path, monkeypatch):
+    from pipeline import graph
+
+    monkeypatch.chdir(tmp_path)
+    given = graph.Given(
+        data="/data",
+        known_classes=(),
+        champion_uri="",
+        lineage={"data": "d", "known_classes": [], "champion": None},
+        artifacts=str(tmp_path / "artifacts"),
+        checkpoints=str(tmp_path / "checkpoints"),
+        serving_dir=str(tmp_path / "serving" / "model"),
+    )
+    config = Config(
+        transform=IMAGES, tune=Tune(algorithm="random", space={"model": ["own_nets_g:build"]})
+    )
+
+    def properties(source):
+        (tmp_path / "own_nets_g.py").write_text(source)
+        nodes = graph.build(config, given).components
+        return {node.id: str(node.exec_properties) for node in nodes}
+
+    assert changed(properties("A = 1"), properties("A = 2")) == {"Tuner", "Trainer"}
 
 
 def kubeflow(*overrides: str):
@@ -283,8 +426,9 @@ def test_the_step_on_kubeflow_gets_what_it_asks_for_and_feeds_trainer():
 def test_a_run_on_kubeflow_can_change_the_space_but_not_whether_there_is_a_search():
     from pipeline.kubeflow import prepare
 
-    compiled = kubeflow(*TUNED)
+    compiled = kubeflow(*TUNED, "train.preset=cifar10-fast")
     merged = prepare.merge(compiled, "tune.trials=3\ntune.space={momentum=[0.5]}")
+    assert merged.train.model_fields_set == compiled.train.model_fields_set == {"preset"}
     assert (merged.tune.trials, merged.tune.space) == (3, {"momentum": [0.5]})
     with pytest.raises(ConfigError, match="fixed when the pipeline is compiled"):
         prepare.merge(compiled, "tune.algorithm=off")

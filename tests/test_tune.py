@@ -8,17 +8,22 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import psutil
 import pytest
 
 from pipeline import events, search
 from pipeline.config import Train, Transform, Tune
 from pipeline.errors import SafelightError
-from pipeline.trainer import tune
+from pipeline.trainer import training, tune, tune_child
+from pipeline.trainer.checkpoints import Checkpoints, Epoch, PhaseRecord, State
+from pipeline.trainer.trials import Trial, Trials, checkpoint
 from tests import graphs
 
 ROOT = Path(__file__).parent.parent
@@ -114,8 +119,62 @@ def test_hyperband_goes_on_from_the_shorter_trials(splits, tmp_path):
     assert [path.name for path in folder.iterdir()] == ["state.json"]
 
 
+def epochs_of(losses: Sequence[float]) -> tuple[Epoch, ...]:
+    return tuple(Epoch(n, 1, 1, loss, 0.5, loss, 0.5, 0.001) for n, loss in enumerate(losses, 1))
+
+
+def phase(name: str, first: int, epochs: int) -> PhaseRecord:
+    return PhaseRecord(name, first, epochs, "all", 0.001, 1)
+
+
+def resumed(
+    splits: SimpleNamespace, root: Path, state: State | None, epochs: int, **train: Any
+) -> State:
+    """Returns what a trial comes to that goes on from the trial 0, which left `state`."""
+    args = fn_args(splits, root, algorithm="hyperband", space={"momentum": [0.5]}, epochs=epochs)
+    args.custom_config["train"].update(epochs=None, **train)
+    job = tune._job(args, root / "best", root / "results")
+    setup = training.prepare(job)
+    trial = Trial(id="1", number=2, values={"momentum": 0.5}, epochs=epochs, continues="0")
+    if state is not None:
+        planned = search.of_trial(job.train, trial.values, epochs, job.transform)
+        model = training.make_model(setup, planned)
+        arrays = {
+            "weights": model.get_weights(),
+            "best_weights": model.get_weights(),
+            "optimizer": [np.array(variable) for variable in model.optimizer.variables],
+        }
+        Checkpoints(root, checkpoint("0")).save(replace(state, **arrays))
+    return tune_child._train(job, setup, cast(Trials, SimpleNamespace(folder=root)), trial)
+
+
+def test_a_trial_of_a_search_that_had_ended_is_trained_from_the_start(splits, tmp_path):
+    after = resumed(splits, tmp_path, None, epochs=2)
+    assert len(after.epochs) == 2
+    assert after.finished
+
+
+def test_a_trial_whose_patience_ran_out_with_its_epochs_is_not_trained_on(splits, tmp_path):
+    losses = [0.9, 0.5, 0.4, 0.3, 0.35, 0.36, 0.37, 0.38, 0.39]
+    rung = State(epochs_of(losses), 4, finished=True, phases=(phase("training", 1, 9),))
+    after = resumed(splits, tmp_path, rung, epochs=27, patience=5)
+    assert after.epochs == rung.epochs
+    # The next one that goes on does so from here.
+    assert Checkpoints(tmp_path, checkpoint("1")).load() is not None
+
+
+def test_a_trial_whose_first_phase_had_stopped_early_ends_its_second(splits, tmp_path):
+    done = (phase("fine-tuning", 1, 4), phase("fine-tuning 2", 5, 1))
+    killed = State(epochs_of([0.5, 0.4, 0.45, 0.46, 0.39]), 5, stopped_early=True, phases=done)
+    plan = [{"epochs": 6, "patience": 2}, {"epochs": 3, "patience": 0}]
+    after = resumed(splits, tmp_path, killed, epochs=9, phases=plan)
+    assert [one.epochs for one in after.phases] == [4, 3]
+    assert after.finished
+
+
+@pytest.mark.parametrize("searched", [False, True])
 def test_a_network_of_ones_own_is_found_where_the_command_was_started(
-    splits, tmp_path, monkeypatch
+    splits, tmp_path, monkeypatch, searched
 ):
     (tmp_path / "own_nets_t.py").write_text(
         "import keras\nimport own_blocks_t\n\n\ndef build(pixels):\n"
@@ -126,10 +185,9 @@ def test_a_network_of_ones_own_is_found_where_the_command_was_started(
         "    return keras.layers.GlobalAveragePooling2D()(features)\n"
     )
     monkeypatch.chdir(tmp_path)
-    args = fn_args(
-        splits, tmp_path, algorithm="random", space={"batch_size": [8]}, trials=1, epochs=1
-    )
-    args.custom_config["train"].update(preset=None, model="own_nets_t:build")
+    space = {"model": ["own_nets_t:build"]} if searched else {"batch_size": [8]}
+    args = fn_args(splits, tmp_path, algorithm="random", space=space, trials=1, epochs=1)
+    args.custom_config["train"].update(preset=None, model="" if searched else "own_nets_t:build")
     [row] = run(args, tmp_path)
     assert (row["state"], row["epochs"]) == ("completed", 1), row
 

@@ -73,6 +73,7 @@ def merge(config: Config, overrides: str) -> Config:
         return config
     effective = _read(overrides, lines)
     merged = config.model_dump()
+    merged["train"] = config.train.model_dump(include=config.train.model_fields_set)
     for key in effective.origins:
         section, name = key.split(".", 1)
         if section == "kubeflow":

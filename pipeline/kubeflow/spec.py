@@ -179,6 +179,8 @@ def _add_prepare(
     asked = (names.DATA, names.FINGERPRINT, names.SPANS, names.CHAMPION, names.OVERRIDES)
     strings = {key: {"parameterType": "STRING"} for key in (*asked, names.CONFIG)}
     values = config.model_dump(mode="json")
+    # What is left open is chosen by the step, for the data that it finds.
+    values["train"] = config.train.model_dump(mode="json", include=config.train.model_fields_set)
     task: Spec = {
         "componentRef": {"name": names.component(names.PREPARE)},
         "taskInfo": {"name": names.PREPARE},

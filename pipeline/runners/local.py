@@ -161,6 +161,8 @@ def resolve(config: Config, scan: Scan) -> tuple[Config, list[str]]:
         if getattr(sections[name], key) != value
     ]
     update = {name: section.model_copy(update=chosen[name]) for name, section in sections.items()}
+    given = {*config.train.model_fields_set, "batch_size"}
+    update["tune"] = search.settled(config.tune, update["train"], given)
     resolved = config.model_copy(update=update)
     hardware.check(resolved.train, here=False)
     search.check_networks(resolved.tune, resolved.train, resolved.transform)

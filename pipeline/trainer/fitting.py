@@ -17,6 +17,7 @@ import keras
 
 from pipeline import events, models, phases
 from pipeline.config import Train
+from pipeline.errors import ConfigError
 from pipeline.heads import Head
 from pipeline.models import freezing
 from pipeline.phases import Phase
@@ -74,9 +75,16 @@ def compile_model(
       phase: by default the first.
 
     Raises:
-      ConfigError: the phase can't train what it names.
+      ConfigError: the phase can't train what it names, or ends before its first update.
     """
     phase = phase or phases.plan(train)[0]
+    batches = phase.epochs * steps_per_epoch
+    if train.accumulate > batches:
+        raise ConfigError(
+            f"train.accumulate={train.accumulate} adds up more batches than there are: {batches}, "
+            f"by {phase.epochs} epochs of {steps_per_epoch}: nothing would be learned. Lower it "
+            "or train.batch_size, or raise train.epochs."
+        )
     if train.phases or train.weights:  # else a network of the user's own keeps what it froze
         freezing.unfreeze(model, phase.unfreeze, keep_statistics=bool(train.weights))
     fitted_by: Any = {head.name: losses.loss(head, train) for head in heads}

@@ -148,17 +148,24 @@ def _calib_files(train_files: Sequence[str]) -> tuple[str, ...]:
 
 def _best(train: Train, hyperparameters: dict[str, Any] | None, transform: Transform) -> Train:
     """Returns train with the values that Tuner found best, if there was a search."""
+    if hyperparameters is None:
+        return train
     values = search.found(hyperparameters)
-    if values:
-        events.note(f"Trains with the best values of the search: {search.shown(values)}.")
-    return search.merged(train, values, transform)
+    events.note(f"Trains with the best values of the search: {search.shown(values)}.")
+    return search.merged(search.given(train, hyperparameters), values, transform)
 
 
-def run_child(module: str, job: Path, train: Train) -> int:
+def run_child(module: str, job: Path, train: Train, models: Sequence[str] = ()) -> int:
     """Runs a module of ours with a job file in a process that owns the devices.
 
     train.strategy=multi_worker without TF_CONFIG makes it as many processes as train.workers: the
     first that fails ends them all.
+
+    Args:
+      module: what `python -m` is given.
+      job: its file.
+      train: the section.
+      models: what the process may build beside train.model: `module:function` each, or "".
 
     Returns:
       The exit code, 0 or that of the first to fail: negative for the signal that ended it.
@@ -167,7 +174,7 @@ def run_child(module: str, job: Path, train: Train) -> int:
     if train.strategy == "multi_worker" and workers.from_environment() is None:
         environments = workers.local(train.workers, hardware.visible_gpus())
     children = [
-        spares.popen(module, [str(job)], {**child_environment(train), **environment})
+        spares.popen(module, [str(job)], {**child_environment(train, models), **environment})
         for environment in environments
     ]
     try:
@@ -183,9 +190,15 @@ def ahead(train: Train) -> None:
         spares.ahead(_CHILD, _IMPORTS, child_environment(train))
 
 
-def child_environment(train: Train) -> dict[str, str]:
-    """Returns what the training child needs in its environment before it imports TensorFlow."""
-    variables = {**hardware.environment(), **own_model.python_path(train.model)}
+def child_environment(train: Train, models: Sequence[str] = ()) -> dict[str, str]:
+    """Returns what the training child needs in its environment before it imports TensorFlow.
+
+    `models` are those that it may build beside train.model.
+    """
+    variables = hardware.environment()
+    found = [own_model.python_path(name) for name in (train.model, *models)]
+    if places := [place for one in found for place in one.values()]:
+        variables["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(places))
     return hardware.prepared(train, variables)
 
 

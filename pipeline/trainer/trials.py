@@ -27,6 +27,7 @@ from pipeline.search import Range, Row
 
 _FILE: Final = "state.json"
 _TUNER: Final = "search"
+_SPARE: Final = 1e-6
 
 
 @dataclass(frozen=True)
@@ -225,10 +226,12 @@ def _space(tune: Tune) -> keras_tuner.HyperParameters:
             space.Choice(key, list(what.encoded), ordered=what.ordered)
             continue
         add = space.Int if what.whole else space.Float
+        # 0.5 // 0.1 is 4: of fractions, the last step would be left out.
+        spare = what.step * _SPARE if what.step and not (what.whole or what.log) else 0
         add(
             key,
             what.minimum,
-            what.maximum,
+            what.maximum + spare,
             step=what.step,
             sampling="log" if what.log else "linear",
         )

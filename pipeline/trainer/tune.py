@@ -12,7 +12,7 @@ import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from pipeline import events
+from pipeline import events, search
 from pipeline.config import Train, Transform, Tune
 from pipeline.trainer import train
 from pipeline.trainer.train import Job
@@ -60,7 +60,8 @@ def tuner_fn(fn_args: FnArgs, best: Path, results: Path) -> None:
     while True:
         job.running.unlink(missing_ok=True)
         path.write_text(job.model_dump_json(indent=2) + "\n")
-        code = train.run_child(CHILD, path, job.train)
+        models = search.named("model", job.train, job.tune)
+        code = train.run_child(CHILD, path, job.train, models)
         if code != -signal.SIGKILL or not job.running.exists():
             break
         told = json.loads(job.running.read_text())

@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from pipeline import events, fingerprint, runs, search
+from pipeline import events, fingerprint, phases, runs, search
 from pipeline.errors import SafelightError
 from pipeline.trainer import train_child
 from pipeline.trainer.tune import TuneJob
@@ -118,16 +118,19 @@ def _one(job: TuneJob, setup: Setup, trials: Trials, trial: Trial) -> None:
 def _train(job: TuneJob, setup: Setup, trials: Trials, trial: Trial) -> State:
     from pipeline.trainer import training
     from pipeline.trainer.checkpoints import Checkpoints, State
+    from pipeline.trainer.fit_callbacks import phase_losses
     from pipeline.trainer.trials import checkpoint
 
-    train = search.of_trial(job.train, trial.values, trial.epochs, job.transform)
+    given = search.given(job.train, job.tune.space)
+    train = search.of_trial(given, trial.values, trial.epochs, job.transform)
     checkpoints = Checkpoints(trials.folder, checkpoint(trial.id))
-    if trial.continues and checkpoints.load() is None:
-        before = Checkpoints(trials.folder, checkpoint(trial.continues))
+    before = Checkpoints(trials.folder, checkpoint(trial.continues))
+    # It is gone where the search had ended, and goes on with a larger budget: then from the start.
+    if trial.continues and checkpoints.load() is None and before.folder.is_dir():
         shutil.copytree(before.folder, checkpoints.folder, dirs_exist_ok=True)
     state = checkpoints.load() or State()
-    assert train.epochs
-    if state.stopped_early or len(state.epochs) >= train.epochs:
+    plan = phases.plan(train)
+    if len(state.phases) == len(plan) and phases.over(plan[-1], phase_losses(state)):
         return state
     return training.fit(
         setup,
@@ -173,7 +176,10 @@ def _write(job: TuneJob, trials: Trials) -> None:
     rows = search.with_best(trials.rows, best.trial)
     runs.write_json(job.run_dir / search.RESULTS_FILE, [row.to_dict() for row in rows])
     job.best.parent.mkdir(parents=True, exist_ok=True)
-    job.best.write_text(json.dumps(trials.hyperparameters(best)) + "\n")
+    told = trials.hyperparameters(best)
+    if search.GIVEN in job.tune.space:
+        told[search.GIVEN] = job.tune.space[search.GIVEN]
+    job.best.write_text(json.dumps(told) + "\n")
     events.note(
         f"The best of {len(rows)} trials is trial {best.trial}: {search.shown(best.values)}, "
         f"{job.tune.objective} {best.score:.4f}."
