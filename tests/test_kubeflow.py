@@ -8,8 +8,10 @@ import yaml
 from google.protobuf import json_format
 
 from pipeline import config as configuration
+from pipeline import presets
+from pipeline.config import Config
 from pipeline.errors import ConfigError, UsageError
-from pipeline.kubeflow import checks, compile, names
+from pipeline.kubeflow import checks, compile, names, prepare
 from tests.e2e.command import STAGES
 
 IMAGE = "kubeflow.image=registry.example.com/safelight:0.1.0"
@@ -277,6 +279,20 @@ def test_task_names(node, task):
 
 
 @pytest.mark.current
+def test_a_preset_keeps_its_own_settings():
+    """What is left open is chosen in the step, as `safelight run` would: not by the defaults."""
+    package = compile.compile_package(load("train.preset=cifar10-fast"))
+    compiled, _ = yaml.safe_load_all(package)
+    tasks = compiled["components"]["comp-pipeline"]["dag"]["tasks"]
+    constant = tasks["prepare"]["inputs"]["parameters"]["config"]["runtimeValue"]["constant"]
+    config = prepare.merge(Config.model_validate_json(constant), "train.seed=3")
+    train = presets.complete(config.train, image_size=32, channels=3, normalize="unit")
+    own = presets.get("cifar10-fast").defaults
+    assert (train.preset, train.seed) == ("cifar10-fast", 3)
+    assert (train.optimizer, train.learning_rate) == (own["optimizer"], own["learning_rate"])
+    assert [step.name for step in train.augment] == ["flip", "crop"]
+
+
 def test_the_golden_copy(package):
     """A change of what is compiled shows in review. Write it anew: see the message."""
     compiled = reviewable(package)
