@@ -43,6 +43,8 @@ class Executor(pusher_executor.Executor):
             `custom_config` with `lineage`.
 
         Raises:
+          NotBlessed: what is served is pinned, or no longer is what it was when the run began, or
+            this model was rolled back.
           SafelightError: the model can't be copied; nothing is then changed in what is served.
         """
         self._log_startup(input_dict, output_dict, exec_properties)
@@ -56,15 +58,14 @@ class Executor(pusher_executor.Executor):
         origin = self._origin(input_dict, exec_properties)
         entry = serving.published(origin, model_json.read(source)["fingerprint"])
         if entry is None:
-            entry = serving.publish(source, origin)
+            entry = serving.publish(source, origin, _lineage(exec_properties).get("served"))
             events.note(f"version {entry.version} is served from {serving.path(entry.version)}")
         self._mark(pushed, entry, serving.path(entry.version))
 
     def _origin(
         self, input_dict: dict[str, list[types.Artifact]], exec_properties: dict[str, Any]
     ) -> Origin:
-        config = json_utils.loads(exec_properties[specs.CUSTOM_CONFIG_KEY])
-        lineage = config["lineage"]
+        lineage = _lineage(exec_properties)
         verdict = _verdict(input_dict)
         model = artifact_utils.get_single_instance(input_dict[specs.MODEL_KEY])
         return Origin(
@@ -106,7 +107,8 @@ def versioned_pusher(
       serving_dir: serving/<model>: version directories and registry.json.
       custom_config: `lineage` (`data`, `config`, `code`, `known_classes`, `champion`: a version or
         None; `by`: who pushes, where it isn't `safelight run`), which goes into the registry, and
-        `code`, the sources' fingerprint.
+        `code`, the sources' fingerprint. `served` in `lineage` is what has to be served still (0:
+        nothing), where the workdir is not held from the start of the run to the push.
     """
     destination = pusher_pb2.PushDestination(
         filesystem=pusher_pb2.PushDestination.Filesystem(base_directory=serving_dir)
@@ -124,6 +126,11 @@ def _serving_dir(exec_properties: dict[str, Any]) -> Path:
     destination = pusher_pb2.PushDestination()
     proto_utils.json_to_proto(exec_properties[specs.PUSH_DESTINATION_KEY], destination)
     return Path(destination.filesystem.base_directory)
+
+
+def _lineage(exec_properties: dict[str, Any]) -> dict[str, Any]:
+    lineage: dict[str, Any] = json_utils.loads(exec_properties[specs.CUSTOM_CONFIG_KEY])["lineage"]
+    return lineage
 
 
 def _verdict(input_dict: dict[str, list[types.Artifact]]) -> dict[str, Any]:

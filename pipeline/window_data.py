@@ -183,6 +183,7 @@ def write_report(
         },
         **{key: sum(one.get(key, 0) for one in summaries) for key in _COUNTED},
         **{key: _tally(key, summaries) for key in _TALLIED},
+        "near_duplicates": _alike(summaries),
         "ignored": [name for one in summaries for name in one["ignored"]][:20],
         "ignored_count": sum(one["ignored_count"] for one in summaries),
         "spans": [
@@ -234,6 +235,12 @@ def _tally(key: str, summaries: Sequence[dict[str, Any]]) -> dict[str, int]:
     for summary in summaries:
         total.update(summary[key])
     return dict(sorted(total.items()))
+
+
+def _alike(summaries: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Returns the near duplicates within the spans; all were looked for in the same mode."""
+    each = [summary["near_duplicates"] for summary in summaries]
+    return {**each[0], **{key: sum(one[key] for one in each) for key in ("pairs", "dropped")}}
 
 
 def _columns(

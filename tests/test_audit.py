@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +63,32 @@ def test_equal_images_stay_together():
 def test_too_few_images_for_the_folds_are_refused():
     with pytest.raises(UsageError, match="needs at least 10 different images; the run has 9"):
         source.dealt(images(["cat"] * 9), 5)
+    with pytest.raises(UsageError, match="two classes of at least four, the largest have 2 and 2"):
+        source.dealt(images(["ant", "bee", "cat", "dog", "elk"] * 2), 5)
+
+
+@pytest.mark.parametrize("folds", [2, 5, 10, 20])
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        [4, 100, 100],
+        [5, 100, 100],
+        [100, 11, 2, 100],
+        [4] * 30,
+        [5] * 30,
+        [10] * 30,
+        [20] * 30,
+    ],
+)
+def test_every_fold_has_a_rare_class_to_learn_from(folds, sizes):
+    of = images([f"class{number:02d}" for number, size in enumerate(sizes) for _ in range(size)])
+    fold, stop = source.dealt(of, folds)
+    labels = np.array(of.labels)
+    for number in range(folds):
+        trains = fold != number
+        assert set(labels[trains & ~stop]) == set(labels)
+        assert (trains & stop).any()
+    assert stop.sum() <= sum(-(-size // 10) for size in sizes)
 
 
 def test_a_fold_is_trained_for_half_as_long():
@@ -136,6 +164,16 @@ def test_the_table_is_what_ingest_reads_and_decisions_are_carried_over(tmp_path)
     assert len(path.read_bytes().splitlines()) == 3
 
 
+def test_a_label_that_the_person_keeps_is_decided_too(tmp_path):
+    path = tmp_path / "suspects.csv"
+    path.write_text(
+        "path,label,suggested_label,action\n"
+        "1.png,a,b,relabel\n2.png,a,b, Keep \n3.png,a,b,\n4.png,a,b,remove\n"
+    )
+    before = suspects.decided_before(path)
+    assert [row["path"] for row in before] == ["1.png", "2.png", "4.png"]
+
+
 def test_a_run_that_is_not_there_is_named(tmp_path):
     place = open_workdir(tmp_path / "work")
     with pytest.raises(UsageError, match="No run in .* has come as far as Transform"):
@@ -148,9 +186,10 @@ def test_a_run_that_is_not_there_is_named(tmp_path):
         source.find(place, asked.run_id)
 
 
-def request(run_id, data):
+def request(run_id, data, table=""):
     config = Config.model_validate(
         {
+            "ingest": {"corrections": str(table)},
             "train": {"preset": "mnist-cnn-small", "epochs": 8, "batch_size": 10, "patience": 0},
             "transform": {"image_size": SIZE, "channels": 3},
         }
@@ -242,6 +281,103 @@ def test_a_whole_audit_finds_the_labels_that_were_flipped(workdir, tmp_path, cap
     audit(workdir, tmp_path / "again.csv")
     assert (folder / "fold-0.npz").stat().st_mtime_ns == before
     assert (tmp_path / "again.csv").read_bytes() == output.read_bytes()
+
+
+def test_another_order_of_the_classes_is_another_audit(workdir, tmp_path):
+    """And so is another content of the transform graph: train's moments stand there."""
+    found = source.find(workdir, None)
+    place = open_workdir(tmp_path / "work")
+    turned = graphs.write_schema(tmp_path / "schema.pbtxt", graphs.CLASSES[::-1])
+    graph = shutil.copytree(found.transform_graph, tmp_path / "graph")
+    again = replace(found, transform_graph=graph)
+
+    def folder(one):
+        return command._job(place, one, 2, 6).run_dir
+
+    assert folder(again) == folder(found)
+    assert folder(replace(found, schema=turned)) != folder(found)
+    (graph / "moments").write_text("0.5")
+    assert folder(again) != folder(found)
+
+
+def fill_in(table, **actions):
+    """Writes actions behind the rows of these numbers (r0, r1 and so on)."""
+    lines = table.read_text().splitlines()
+    for name, action in actions.items():
+        lines[1 + int(name[1:])] += action
+    table.write_text("\n".join(lines) + "\n")
+
+
+def actions_in(table):
+    return {row["path"]: row["action"] for _, row in corrections.rows(table)}
+
+
+def test_what_a_person_decided_survives_the_next_audit(workdir, tmp_path, capfd):
+    output = tmp_path / "suspects.csv"
+    audit(workdir, output)
+    first, second, *others = actions_in(output)
+    undecided = output.read_bytes()
+    audit(workdir, output)
+    assert output.read_bytes() == undecided
+    fill_in(output, r0="relabel", r1="keep")
+    capfd.readouterr()
+    audit(workdir, output)
+    told = json.loads(capfd.readouterr().out)
+    assert (told["carried_over"], told["suspects"]) == (2, len(others))
+    assert actions_in(output) == {first: "relabel", second: "keep", **dict.fromkeys(others, "")}
+
+
+def corrected_run(workdir, run_id, table):
+    """Writes a run like that of the workdir, older, which took this table."""
+    [newest] = [run for run in runs.all_runs(workdir.runs) if run.root.name.startswith("2026")]
+    run = RunDir(workdir.runs / run_id)
+    run.write_request(request(run_id, table.parent, table))
+    runs.write_json(run.artifacts, newest.read_artifacts())
+    return run_id
+
+
+def test_the_tables_of_the_run_and_of_the_output_are_both_carried_over(workdir, tmp_path):
+    """The run's own table knows what the run has removed; where both decide, the output counts."""
+    used, output = tmp_path / "used.csv", tmp_path / "suspects.csv"
+    columns = "path,suggested_label,action\n"
+    used.write_text(columns + "red/gone,,remove\nred/1,blue,relabel\nred/2,blue,relabel\n")
+    output.write_text(columns + "red/gone,,remove\nred/1,,keep\nred/3,,keep\n")
+    run_id = corrected_run(workdir, "20250101T000000-aaaa", used)
+    before = used.read_bytes()
+    command.command(workdir.root, run_id, 2, 6, output)
+    decided = {path: action for path, action in actions_in(output).items() if action}
+    assert decided == {"red/gone": "remove", "red/1": "keep", "red/2": "relabel", "red/3": "keep"}
+    assert used.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("path,action\nred/1,remove\nred/2,relable\n", r"can't be read.*line 3.*'relable'"),
+        ("path,action\nred/1,keep\nred/99,keep\n", r"2 images, 1 of which .* have: red/99\."),
+        ("name,price\nbread,3\n", r"can't be read.*no column 'path'"),
+    ],
+)
+def test_a_table_whose_decisions_would_be_lost_is_left_alone(
+    workdir, tmp_path, monkeypatch, text, message
+):
+    output = tmp_path / "suspects.csv"
+    output.write_text(text)
+    # Refused before anything is trained.
+    monkeypatch.setattr(command, "_train", lambda job: pytest.fail("it trains"))
+    with pytest.raises(UsageError, match=message):
+        audit(workdir, output)
+    assert output.read_text() == text
+
+
+def test_a_slip_in_the_table_that_the_run_took_does_not_cost_the_table(workdir, tmp_path):
+    output = tmp_path / "suspects.csv"
+    output.write_text("path,action\nred/1,remove\nred/2,relable\n")
+    run_id = corrected_run(workdir, "20250101T000000-bbbb", output)
+    before = output.read_bytes()
+    with pytest.raises(UsageError, match="'relable'.*Did you mean 'relabel'"):
+        command.command(workdir.root, run_id, 2, 6, output)
+    assert output.read_bytes() == before
 
 
 @pytest.mark.slow

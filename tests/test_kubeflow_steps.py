@@ -1,20 +1,26 @@
 """A step's two ends, and what a run's record comes to: without a server, without a container."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 from tfx.types import standard_artifacts
+from tfx.utils import json_utils
 
 from pipeline import config as configuration
-from pipeline import events, refused
+from pipeline import events, refused, registry
 from pipeline.config import Config
-from pipeline.errors import ConfigError, SafelightError, UsageError
-from pipeline.kubeflow import artifacts, entrypoint, final, names, prepare, record
+from pipeline.errors import ConfigError, NotBlessed, SafelightError, UsageError
+from pipeline.ingest.scan import scan
+from pipeline.kubeflow import artifacts, entrypoint, final, graph, names, prepare, record, spec
 from pipeline.kubeflow.artifacts import ExecutorInput
 from pipeline.kubeflow.record import Record, StepRecord
-from pipeline.runs import RunDir
+from pipeline.runs import RunDir, write_json
 from pipeline.workdir import open_workdir
+from tests import exports, made
+from tests.test_pusher import push
+from tests.test_registry import FIRST, export
 
 EXAMPLES = "tfx.types.standard_artifacts.Examples"
 NODES = ("ImageExampleGen", "Trainer", "BlessingGate", "Pusher")
@@ -139,12 +145,91 @@ def test_overrides_that_are_refused(text, said):
     assert ".toml" not in str(refused.value)
 
 
-def test_a_champion_that_is_none(tmp_path):
-    from pipeline import registry
+@pytest.mark.parametrize(
+    ("compiled", "override"),
+    [
+        ("train.class_weights={dog=3.0}", "train.class_weights.cat=2"),
+        ("train.backbone=ResNet50", "train.weights=imagenet"),
+        (
+            'train.heads=[{name="severity", kind="regression"}]',
+            "evaluate.heads.severity.max_mae=0.1",
+        ),
+    ],
+)
+def test_overrides_are_read_over_what_was_compiled(compiled, override):
+    base = configuration.load(None, [compiled]).config
+    local = configuration.load(None, [compiled, override]).config
+    before = base.model_dump()
+    assert prepare.merge(base, override) == local
+    assert base.model_dump() == before
+    with pytest.raises(ConfigError, match=r"kubeflow\.image is fixed"):
+        prepare.merge(base, f"{override}\nkubeflow.image=x:1")
 
+
+def test_a_toml_section_is_read_over_what_was_compiled():
+    base = configuration.load(None, ["train.backbone=ResNet50", "train.epochs=7"]).config
+    merged = prepare.merge(base, '[train]\nweights = "imagenet"')
+    assert (merged.train.backbone, merged.train.weights) == ("ResNet50", "imagenet")
+    assert (merged.train.epochs, "loss" in merged.train.model_fields_set) == (7, False)
+    # What is wrong together is told of the parameter, and without the temporary file.
+    with pytest.raises(ConfigError, match="belongs to train.backbone"):
+        prepare.merge(Config(), '[train]\nweights = "imagenet"')
+
+
+def test_a_champion_that_is_none(tmp_path):
     with pytest.raises(UsageError, match=r"is no version of a model.*model\.json"):
         prepare._named_champion(str(tmp_path), registry.open(tmp_path))
     assert prepare._named_champion(names.NO_CHAMPION, registry.open(tmp_path)).champion_uri == ""
+
+
+def told_to_the_steps(folder, workdir, champion=""):
+    """Resolves a run of the images in `folder`; returns what each node's step is told."""
+    config = Config()
+    request = prepare.resolve(config, scan(str(folder), config.ingest), workdir, champion, "run")
+    there = folder.with_name(f"{folder.name}-{champion}-told")
+    keys = {one.id: spec.properties_key(one.id) for one in graph.nodes(config)}
+    outputs = {key: {"outputFile": str(there / key)} for key in keys.values()}
+    text = {"inputs": {}, "outputs": {"parameters": outputs, "outputFile": str(there / "out")}}
+    prepare._give_properties(ExecutorInput.parse(json.dumps(text)), workdir, request)
+    return {node: json.loads((there / key).read_text()) for node, key in keys.items()}
+
+
+def lineage_in(told):
+    return json_utils.loads(told["Pusher"]["properties"]["custom_config"])["lineage"]
+
+
+def test_a_run_that_another_overtook_pushes_nothing(tmp_path):
+    """Both were judged by version 1; the second was never compared with the first one's model."""
+    workdir = open_workdir(tmp_path / "work")
+    folders = [
+        made.class_folders(tmp_path / f"data-{count}", {"red": count, "blue": 4})
+        for count in (4, 5)
+    ]
+    model = exports.artifact(standard_artifacts.Model, tmp_path / "artifact")
+    source = export(tmp_path / "artifact" / "Format-Serving")
+    assert lineage_in(told_to_the_steps(folders[0], workdir))["served"] == 0
+    serving = workdir.serving("model")
+    registry.open(serving).publish(source, FIRST)
+    first, second = [told_to_the_steps(folder, workdir) for folder in folders]
+    push(model, workdir.root, run_id="A", **lineage_in(first))
+    with pytest.raises(NotBlessed, match="not compared with"):
+        push(model, workdir.root, run_id="B", **lineage_in(second))
+    assert registry.read(serving).current == 2
+    # Judged by none, as asked: what it may replace is what is served, all the same.
+    named = told_to_the_steps(folders[1], workdir, names.NO_CHAMPION)
+    assert (lineage_in(named)["champion"], lineage_in(named)["served"]) == (None, 2)
+    push(model, workdir.root, run_id="C", **lineage_in(named))
+    assert registry.read(serving).current == 3
+
+
+def test_only_the_pusher_is_told_what_is_served(tmp_path):
+    """It is never answered by the cache; another step would be made anew by each push."""
+    workdir = open_workdir(tmp_path / "work")
+    folder = made.class_folders(tmp_path / "data", {"red": 4, "blue": 4})
+    before = told_to_the_steps(folder, workdir, names.NO_CHAMPION)
+    registry.open(workdir.serving("model")).publish(export(tmp_path / "export"), FIRST)
+    after = told_to_the_steps(folder, workdir, names.NO_CHAMPION)
+    assert [node for node in before if before[node] != after[node]] == ["Pusher"]
 
 
 def test_downloaded_files_get_one_time(tmp_path):
@@ -222,6 +307,34 @@ def test_a_blocked_run(kept):
     )
 
 
+@pytest.mark.parametrize("broken", ["pipeline.report.page.write", "shutil.copyfile"])
+def test_a_run_without_a_report_is_worth_no_less(kept, tmp_path, monkeypatch, capsys, broken):
+    pushed = {"pushed_version": "3", "pushed_destination": "/s/3"}
+    pushed["published_by"] = kept.run.root.name
+    for one in (step("prepare"), step("Pusher", properties=pushed)):
+        kept.write(one)
+    asked = prepare._asked(Config(), "/d", kept.run.root.name)
+    write_json(kept.run.request, asdict(asked))
+
+    def full(*_):
+        raise OSError(28, "No space left on <volume>")
+
+    monkeypatch.setattr(broken, full)
+    given = executor_input(
+        outputs={names.HTML: slot(str(tmp_path / "pod" / "report"))},
+        folder=tmp_path,
+        parameters={names.STATUS: {"state": "SUCCEEDED"}},
+    )
+    line = ["report", "--nodes", '["Pusher"]', "--workdir", str(tmp_path / "work")]
+    assert entrypoint.main([*line, "--record-megabytes", "1", "--executor-input", given]) == 0
+    _, _, printed = capsys.readouterr().out.partition(names.RESULT_LINE)
+    assert (json.loads(printed)["outcome"], json.loads(printed)["version"]) == ("pushed", 3)
+    result = kept.run.read_result()
+    assert result is not None and (result.outcome, result.version) == ("pushed", 3)
+    assert kept.run.report.is_file() == (result.report is not None) == (broken == "shutil.copyfile")
+    assert "No space left on &lt;volume&gt;" in (tmp_path / "pod" / "report").read_text()
+
+
 @pytest.mark.parametrize(("code", "outcome"), [(4, "invalid_data"), (1, "failed")])
 def test_a_failed_step(kept, code, outcome):
     bad = step("Trainer", state="failed", exit_code=code, message="broken", reasons=["why"])
@@ -230,6 +343,26 @@ def test_a_failed_step(kept, code, outcome):
     result = final.conclude(kept, NODES, "FAILED")
     assert (result.outcome, result.reasons) == (outcome, ["why"])
     assert [one.state for one in result.stages] == ["complete", "failed"]
+
+
+def test_a_step_behind_the_push_failed(kept):
+    """The run failed, and its model is served all the same."""
+    write_verdict(kept, True)
+    pushed = {
+        "pushed_version": "3",
+        "pushed_destination": "/s/3",
+        "published_by": kept.run.root.name,
+    }
+    kept.write(step("Pusher", properties=pushed))
+    kept.write(step("VariantPusher", state="failed", exit_code=1, message="no disk"))
+    nodes = (*NODES, "VariantPusher")
+    result = final.conclude(kept, nodes, "FAILED")
+    assert (result.outcome, result.reasons) == ("failed", ["no disk"])
+    assert (result.version, result.pushed_to) == (3, "/s/3")
+    # An earlier run's version is nothing that this one did.
+    kept.write(step("Pusher", properties={**pushed, "published_by": "an earlier run"}))
+    result = final.conclude(kept, nodes, "FAILED")
+    assert (result.outcome, result.version, result.pushed_to) == ("failed", None, None)
 
 
 def test_a_step_that_was_killed(kept):

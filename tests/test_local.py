@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import shutil
 from collections import namedtuple
+from types import SimpleNamespace
 
 import pytest
 
 from pipeline import config as configuration
 from pipeline.errors import ConfigError, SafelightError
 from pipeline.ingest.scan import scan
-from pipeline.runners import local
+from pipeline.runners import local, worker
 from pipeline.workdir import open_workdir
 from tests import made
 
@@ -85,3 +86,33 @@ def test_a_request_holds_all_that_the_worker_needs(colours, tmp_path):
         "published": False,
     }
     assert set(request.lineage) == {"data", "config", "code"}
+
+
+@pytest.mark.parametrize(("by", "version", "place"), [("", 2, "/s/2"), ("earlier", None, None)])
+def test_a_failure_behind_the_push_does_not_deny_it(
+    colours, tmp_path, monkeypatch, by, version, place
+):
+    """A run that failed tells the version that it pushed, and no earlier run's."""
+    workdir = open_workdir(tmp_path / "work")
+    effective = configuration.load()
+    run = local.prepare(workdir, effective, scan(str(colours), effective.config.ingest))
+    properties = {
+        "pushed_version": "2",
+        "pushed_destination": "/s/2",
+        "published_by": by or run.root.name,
+    }
+
+    def node(name):
+        if name == "Explainer":
+            raise SafelightError("no disk")
+        return SimpleNamespace(uris={}, properties=properties, cached=False)
+
+    def nodes(execution):
+        for name in ("Pusher", "Explainer"):
+            execution._run_node(SimpleNamespace(run=node, config=effective.config), name)
+
+    monkeypatch.setattr(worker.Execution, "_run_nodes", nodes)
+    result = worker.Execution(workdir, run).run_all()
+    assert (result.outcome, result.reasons) == ("failed", ["no disk"])
+    assert [stage.state for stage in result.stages] == ["complete", "failed"]
+    assert (result.version, result.pushed_to) == (version, place)

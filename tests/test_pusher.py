@@ -102,6 +102,23 @@ def test_other_lineage_is_another_version(model, tmp_path):
     assert champion.why == "within the margin of version 1 by its estimate"
 
 
+def test_what_is_served_changed_since_the_run_began(model, tmp_path):
+    """Two runs that version 1 judged: the second was never compared with the first one's model."""
+    push(model, tmp_path, served=0)
+    push(model, tmp_path, run_id="A", data="d2", champion=1, served=1)
+    with pytest.raises(NotBlessed, match="version 1 was served; now version 2 is.*Run again"):
+        push(model, tmp_path, run_id="B", data="d3", champion=1, served=1)
+    with pytest.raises(NotBlessed, match="nothing was served; now version 2 is"):
+        push(model, tmp_path, run_id="B", data="d3", served=0)
+    assert registry.read(tmp_path / "serving" / "model").current == 2
+    # The first one's step, tried again, finds its own version.
+    again = push(model, tmp_path, run_id="A", data="d2", champion=1, served=1)
+    assert again.get_string_custom_property("pushed_version") == "2"
+    # An older or no version may judge, as asked, as long as what is served stays.
+    pushed = push(model, tmp_path, run_id="B", data="d3", champion=None, served=2)
+    assert pushed.get_string_custom_property("pushed_version") == "3"
+
+
 def test_json_of_the_configuration_is_what_tfx_makes(model, tmp_path):
     node = versioned_pusher(
         Channel(type=standard_artifacts.Model),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -322,3 +323,16 @@ def test_a_block_is_answered_in_one_sentence(made, tmp_path, checks, words):
     run.artifacts.write_text(json.dumps(artifacts))
     run.write_result(reports.Result(run.root.name, "not_blessed", reasons=["Why."]))
     assert outcome.sentence(Record(record.workdir, run)) == f"The model stays out: {words}"
+
+
+def test_a_failure_behind_the_push_does_not_deny_it(made, tmp_path):
+    record, _ = made
+    run = RunDir(tmp_path / "runs" / "failed")
+    shutil.copytree(record.run.root, run.root)
+    result = replace(record.result, outcome="failed", reasons=["the disk is full"], version=2)
+    run.write_result(result)
+    assert "after its model had become version 2 of" in outcome.sentence(
+        Record(record.workdir, run)
+    )
+    run.write_result(replace(result, version=None))
+    assert outcome.sentence(Record(record.workdir, run)).endswith("and no model was pushed.")

@@ -159,3 +159,8 @@ def test_durations_are_short(value, text):
 
 def test_passwords_in_urls_are_blotted_out():
     assert without_secrets("mysql://u:p@h/d and http://x") == "mysql://u:***@h/d and http://x"
+
+
+def test_a_figure_just_below_a_thousand_is_no_power_of_ten():
+    assert (formats.short(999.4), formats.short(999.6)) == ("999", "1,000")
+    assert formats.size(999_600) == "1\u202fMB" and formats.size(999_400) == "999\u202fkB"

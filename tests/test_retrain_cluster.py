@@ -9,13 +9,14 @@ import pytest
 
 from pipeline import config
 from pipeline.errors import ConfigError
-from pipeline.kubeflow import names
+from pipeline.kubeflow import names, record
+from pipeline.kubeflow.api import ServerError
 from pipeline.retrain import command
 from pipeline.retrain.book import Book
 from pipeline.retrain.ledger import Ledger
 from pipeline.retrain.on_cluster import Cluster
 from pipeline.retrain.rounds import Rounds
-from pipeline.runs import Result
+from pipeline.runs import Result, RunDir
 from pipeline.workdir import Workdir, open_workdir
 from tests import kfp_server
 from tests.test_retrain_rounds import span
@@ -107,6 +108,80 @@ def test_refused_data_puts_the_spans_aside(server, volume, capsys):
     # Nothing is left to train on: nothing more is started.
     assert retrain(url, volume) == 0
     assert len(state.runs) == 1
+
+
+def writes(volume: Path, state: kfp_server.State, result: Result) -> None:
+    """Lets runs end with a result that only the volume has: the exit task's pod is gone."""
+    run = RunDir(_work(volume).runs / "20260101T000000-run-1")
+    run.root.mkdir(parents=True)
+    run.write_result(result)
+    succeeded = result.outcome in ("pushed", "not_blessed")
+    task = {"display_name": "pusher", "state": "SUCCEEDED", "task_id": "p"}
+    end = {"state": "SUCCEEDED", "run_details": {"task_details": [task]}}
+    state.script = [end if succeeded else {"state": "FAILED"}]
+
+
+@pytest.mark.parametrize(
+    ("result", "code", "states"),
+    [
+        (Result("20260101T000000-run-1", "invalid_data", ["too dark"]), 4, {"quarantined"}),
+        (Result("20260101T000000-run-1", "pushed", version=7), 0, {"taken"}),
+    ],
+)
+def test_without_a_log_the_volume_tells(server, volume, capsys, result, code, states):
+    url, state = server
+    writes(volume, state, result)
+    assert retrain(url, volume) == code
+    [outcome] = lines(volume, "outcome")
+    assert (outcome["outcome"], outcome["version"]) == (result.outcome, result.version)
+    assert outcome["reasons"] == result.reasons
+    assert {one.state for one in Book(volume / "work" / "retrain").latest()} == states
+    cluster = Cluster(config.load(overrides=settings(url, volume)).config, _work(volume))
+    assert cluster.ended("run-1") == result
+
+
+def test_a_result_is_found_where_the_steps_write_it(volume, monkeypatch):
+    server_run = "4f63a636-9a6a-46cd"
+    monkeypatch.setenv(names.RUN_ID, server_run)
+    written = record.open_record(_work(volume), 1, create=True).run
+    written.root.mkdir(parents=True)
+    written.write_result(Result(written.root.name, "pushed", version=2))
+    nowhere = settings("http://127.0.0.1:9", volume)
+    cluster = Cluster(config.load(overrides=nowhere).config, _work(volume))
+    assert cluster.ended(server_run) == Result(written.root.name, "pushed", version=2)
+
+
+def test_a_run_that_the_server_no_longer_has(server, volume, capsys, monkeypatch):
+    url, state = server
+    state.script = [{"state": "RUNNING"}]
+
+    def stopped(self: Cluster, run_id: str) -> Result:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Cluster, "follow", stopped)
+        assert retrain(url, volume) == 130
+    [gone] = state.runs
+    state.runs = {"another": {}}
+    ends_with(state, Result("r", "pushed", version=1))
+    # The next round records the lost one, and trains anew.
+    assert retrain(url, volume) == 0
+    lost, trained_anew = lines(volume, "outcome")
+    assert (lost["run_id"], lost["outcome"]) == (gone, "failed")
+    assert lost["reasons"] == [f"The server no longer has run {gone}."]
+    assert (trained_anew["outcome"], trained_anew["run_id"]) == ("pushed", "run-2")
+
+
+def test_a_server_that_refuses_otherwise_is_asked_again(server, volume):
+    url, state = server
+    cluster = Cluster(config.load(overrides=settings(url, volume)).config, _work(volume))
+    assert cluster.ended("run-1") == Result(
+        "run-1", "failed", ["The server no longer has run run-1."]
+    )
+    state.token = "secret"
+    with pytest.raises(ServerError, match="HTTP 401") as refused:
+        cluster.ended("run-1")
+    assert refused.value.status == 401
 
 
 def test_who_stops_waiting_finds_the_run_again(server, volume, capsys, monkeypatch):

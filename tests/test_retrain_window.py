@@ -120,6 +120,7 @@ def span(root: Path, name: str, per_class: dict[str, tuple[int, int, int]], **ro
         "quarantined": 1,
         "quarantine_reasons": {"empty": 1},
         "converted": {},
+        "near_duplicates": {"mode": "report", "pairs": len(name), "dropped": 0},
         "ignored": [],
         "ignored_count": 0,
         "files": 10,
@@ -174,6 +175,8 @@ def test_one_report_of_the_window(parts, tmp_path):
     out = tmp_path / "report"
     out.mkdir()
     summary = window_data.write_report(parts, ["b", "z"], {}, "window", out)
+    alike = {"mode": "report", "pairs": sum(len(part.name) for part in parts), "dropped": 0}
+    assert summary["near_duplicates"] == alike
     assert summary["classes"] == ["b", "z", "a", "c"]
     assert summary["per_class"]["b"] == {"train": 8, "eval": 2, "test": 2}
     assert summary["per_class"]["a"] == {"train": 5, "eval": 1, "test": 4}

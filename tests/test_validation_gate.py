@@ -159,6 +159,7 @@ def test_anomalies_can_be_let_be(validated, tmp_path, event_log):
     assert [(check["name"], check["state"]) for check in report["checks"]] == [
         ("anomalies", "off"),
         ("unseen_labels", "ok"),
+        ("absent_classes", "ok"),
         ("few_images", "ok"),
         ("imbalance", "ok"),
         ("split_mix", "ok"),
@@ -180,7 +181,7 @@ def of(train: int, held_out: int, test: int) -> dict[str, int]:
 
 def test_even_data_passes_every_check():
     found = findings({name: of(700, 100, 200) for name in "abc"})
-    assert [check.state for group in found.values() for check in group] == ["ok"] * 5
+    assert [check.state for group in found.values() for check in group] == ["ok"] * 6
     checks.refuse([check for group in found.values() for check in group])
 
 
@@ -240,9 +241,17 @@ def test_an_unseen_class_is_told_once():
     assert [check.split for check in found["unseen_labels"]] == ["eval", "test"]
 
 
-def test_a_class_without_any_image_is_too_few():
-    found = findings({"a": of(9, 5, 9), "b": of(9, 5, 9), "gone": {}})
-    assert [check.split for check in found["few_images"]] == ["train", "test"]
+def test_a_class_of_the_champion_without_any_image_is_told_apart_from_too_few():
+    counts = {"a": of(9, 5, 9), "b": of(9, 5, 9), "gone": of(0, 0, 0), "left": {}}
+    found = findings(counts)
+    assert [check.state for check in found["few_images"]] == ["ok"]
+    [check] = found["absent_classes"]
+    assert (check.state, check.found) == ("fail", "'gone', 'left'")
+    assert "push.model_name" in check.message
+    [check] = findings(counts, absent_classes="warn")["absent_classes"]
+    assert check.state == "warn"
+    [check] = findings({"a": of(9, 5, 9), "b": of(9, 5, 9)})["absent_classes"]
+    assert check.state == "ok"
 
 
 def test_chance_is_not_called_a_different_mix():

@@ -117,6 +117,20 @@ def test_answers_that_are_no_probabilities(truth):
     assert failures(entry) == ["answers"]
 
 
+def test_many_classes_of_few_levels_may_add_up_to_less():
+    # 200 classes in steps of 1/256: what is below half a step is 0, and missing from the sum.
+    rng = np.random.default_rng(4)
+    scores = rng.normal(0, 1.6, (400, 200))
+    soft = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
+    said, levels = soft.argmax(axis=1), (np.round(soft * 256) / 256).astype(np.float32)
+    held_to = judge.limits(Variants(), "tflite-int8", 0.95)
+    assert "answers" in failures(judge.judge(FOUND, levels, said, said, held_to))
+    entry = judge.judge({**FOUND, "step": 1 / 256}, levels, said, said, held_to)
+    assert "answers" not in failures(entry)
+    entry = judge.judge({**FOUND, "step": 1 / 256}, levels * 3, said, said, held_to)
+    assert "answers" in failures(entry)
+
+
 def test_one_that_could_not_be_made():
     entry = judge.failed("pruned could not be made: the disk is full.")
     assert not entry["blessed"] and entry["file"] is None

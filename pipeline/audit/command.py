@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -22,8 +22,9 @@ from pipeline import console, events, fingerprint
 from pipeline.audit import child, sheet, source, suspects
 from pipeline.audit.source import Source
 from pipeline.audit.suspects import Suspect
-from pipeline.errors import SafelightError, UsageError
+from pipeline.errors import DataRefused, SafelightError, UsageError, bounded
 from pipeline.ingest import corrections
+from pipeline.ingest.entries import shown
 from pipeline.trainer import train
 from pipeline.workdir import Workdir, open_workdir
 from schemas import image_schema
@@ -49,12 +50,14 @@ def command(
       run_id: a run; by default the newest that came as far as Transform.
       folds: parts that the images are dealt into.
       epochs: of each fold; by default half of the run's.
-      output: the table, a .csv file; the page stands beside it as .html.
+      output: the table, a .csv file; the page stands beside it as .html. What an earlier table of
+        this name decides is carried over.
       wait: for the workdir, where somebody else holds it.
       as_json: print one JSON object.
 
     Raises:
-      UsageError: no such run, or too few images for the folds.
+      UsageError: no such run, too few images for the folds, or a table at `output` with decisions
+        that can't be carried over.
       Busy: a run holds the workdir.
       SafelightError: training failed, or there is too little disk.
     """
@@ -63,10 +66,13 @@ def command(
     place = open_workdir(workdir, create=False)
     with place.lock(wait):
         found = source.find(place, run_id)
+        _decided_before(found, output)  # refuses before anything is trained
         job = _job(place, found, folds, epochs)
         _train(job)
         said = _answers(job, len(found.images.ids))
-    listed, before = _suspects(found, said)
+    # Read once more: meanwhile, somebody may have filled in the earlier table.
+    before = _decided_before(found, output)
+    listed = _suspects(found, said, before)
     output.parent.mkdir(parents=True, exist_ok=True)
     suspects.write(output, listed, found.images, before)
     page = output.with_suffix(".html")
@@ -100,14 +106,13 @@ def command(
 
 
 def _suspects(
-    found: Source, said: npt.NDArray[np.float32]
-) -> tuple[list[Suspect], list[dict[str, Any]]]:
-    """Returns the suspects that nobody has decided about, and the decisions that there are."""
+    found: Source, said: npt.NDArray[np.float32], before: Sequence[Mapping[str, Any]]
+) -> list[Suspect]:
+    """Returns the suspects that nobody has decided about."""
     classes = image_schema.read_classes(found.schema)
-    before = _decided_before(found)
     decided = {row[corrections.PATH] for row in before}
     listed = suspects.find(found.images.labels, said, classes)
-    return [one for one in listed if _name(found, one) not in decided], before
+    return [one for one in listed if _name(found, one.row) not in decided]
 
 
 def _job(place: Workdir, found: Source, folds: int, epochs: int | None) -> child.AuditJob:
@@ -118,6 +123,9 @@ def _job(place: Workdir, found: Source, folds: int, epochs: int | None) -> child
         "images": [*zip(found.images.keys, found.images.labels, strict=True)],
         "train": shortened.model_dump(mode="json"),
         "transform": found.transform.model_dump(mode="json"),
+        # The columns of the answers, and what a network is given: the graph holds train's moments.
+        "classes": image_schema.read_classes(found.schema),
+        "graph": fingerprint.of_path(found.transform_graph),
         "folds": folds,
         "code": fingerprint.of_sources(_CHILD),
     }
@@ -216,8 +224,47 @@ def _answers(job: child.AuditJob, images: int) -> npt.NDArray[np.float32]:
     return said
 
 
-def _decided_before(found: Source) -> list[dict[str, Any]]:
-    """Returns what the run's own corrections decide: the new table takes their place."""
+def _decided_before(found: Source, output: Path) -> list[dict[str, Any]]:
+    """Returns what the table at `output` and the run's own corrections decide.
+
+    The new table takes the place of both. Where both decide about an image, `output` counts: the
+    run's file stays, as long as it is another one.
+
+    Raises:
+      UsageError: something at `output` would be lost, as it can't be read or is of other data.
+    """
+    there = _decided_at(output)
+    of_run = _decided_by_run(found)
+    known = {_name(found, row) for row in range(len(found.images.ids))}
+    # Of images that the run has removed, its own table knows.
+    known.update(row[corrections.PATH] for row in of_run)
+    decided = dict.fromkeys(row[corrections.PATH] for row in there)
+    other = [name for name in decided if name not in known]
+    if other:
+        names = [shown(name.encode("utf-8", "surrogateescape")) for name in other]
+        raise UsageError(
+            f"--output {output} decides about {len(decided)} images, {len(other)} of which the run "
+            f"{found.request.run_id} doesn't have: {bounded(names)}. These decisions would be "
+            "lost. Name another --output, or take the rows out."
+        )
+    return there + [row for row in of_run if row[corrections.PATH] not in decided]
+
+
+def _decided_at(output: Path) -> list[dict[str, Any]]:
+    """Returns what a table that the new one would overwrite decides."""
+    if not output.is_file():
+        return []
+    try:
+        return suspects.decided_before(output)
+    except DataRefused as error:
+        raise UsageError(
+            f"--output {output} is there and can't be read, so what it decides would be lost. "
+            f"Mend it, or name another --output. {error}"
+        ) from error
+
+
+def _decided_by_run(found: Source) -> list[dict[str, Any]]:
+    """Returns what the run's own corrections decide."""
     name = found.request.config["ingest"].get("corrections", "")
     if not name:
         return []
@@ -230,8 +277,8 @@ def _decided_before(found: Source) -> list[dict[str, Any]]:
         return []
 
 
-def _name(found: Source, one: Suspect) -> str:
-    return found.images.ids[one.row].decode("utf-8", "surrogateescape")
+def _name(found: Source, row: int) -> str:
+    return found.images.ids[row].decode("utf-8", "surrogateescape")
 
 
 def _tell(told: dict[str, Any], found: Source, listed: Sequence[Suspect], place: Workdir) -> None:

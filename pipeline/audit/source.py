@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from pipeline.features import SPLITS_WITH_CALIB
 from pipeline.runs import Request, RunDir
 from pipeline.workdir import Workdir
 
-# Of the images that train a fold, one in so many chooses its best epoch instead.
+# Of each class's images that train a fold, one in so many chooses its best epoch instead.
 _STOP_EVERY = 10
 
 
@@ -160,7 +162,7 @@ def dealt(images: Images, folds: int) -> tuple[npt.NDArray[np.int64], npt.NDArra
       fold is one of those that train.
 
     Raises:
-      UsageError: there are fewer images than two a fold.
+      UsageError: there are fewer images than two a fold, or too few of each class.
     """
     classes: dict[str, str] = {}
     for key, label in zip(images.keys, images.labels, strict=True):
@@ -172,9 +174,34 @@ def dealt(images: Images, folds: int) -> tuple[npt.NDArray[np.int64], npt.NDArra
         )
     ordered = sorted(classes, key=lambda key: (classes[key], fingerprint.of_value(key)))
     fold_of = {key: rank % folds for rank, key in enumerate(ordered)}
-    stops = {key for rank, key in enumerate(ordered) if rank // folds % _STOP_EVERY == 0}
+    stops = _stops(ordered, classes, fold_of)
+    if len({fold_of[key] for key in stops}) < 2:
+        most = " and ".join(str(count) for _, count in Counter(classes.values()).most_common(2))
+        raise UsageError(
+            "The run has too few different images of each class for an audit: expected two classes "
+            f"of at least four, the largest have {most}. Add images."
+        )
     fold = np.array([fold_of[key] for key in images.keys], np.int64)
     return fold, np.array([key in stops for key in images.keys], np.bool_)
+
+
+def _stops(
+    ordered: Sequence[str], classes: Mapping[str, str], fold_of: Mapping[str, int]
+) -> set[str]:
+    """Returns the keys that choose the best epoch: a tenth of each class, the folds taking turns.
+
+    A class gives none where the network of some fold would have nothing left to learn it from.
+    """
+    folds = max(fold_of.values()) + 1
+    stops: set[str] = set()
+    for _, group in groupby(ordered, classes.__getitem__):
+        keys = list(group)
+        first = (len(stops) - fold_of[keys[0]]) % folds % len(keys)
+        keys = keys[first:] + keys[:first]
+        count = math.ceil(len(keys) / _STOP_EVERY)
+        if len({fold_of[key] for key in keys[count:]}) > 1:
+            stops.update(keys[:count])
+    return stops
 
 
 def shortened(train: Train, epochs: int | None) -> Train:

@@ -92,14 +92,18 @@ def find(
 
 
 def decided_before(file: Path) -> list[dict[str, Any]]:
-    """Returns the rows of an earlier table that decide something, as they stand there."""
-    decided = corrections.read(file)
-    kept = []
-    for line, row in corrections.rows(file):
-        name = str(row[corrections.PATH]).encode("utf-8", "surrogateescape")
-        if name in decided and decided[name].line == line:
-            kept.append({column: row.get(column) or "" for column in COLUMNS})
-    return kept
+    """Returns the rows of an earlier table that decide something, as they stand there.
+
+    Raises:
+      DataRefused: as of `corrections.read`.
+    """
+    lines = {one.line for one in corrections.read(file).values()}
+    return [
+        {column: row.get(column) or "" for column in COLUMNS}
+        for line, row in corrections.rows(file)
+        # Ingest has nothing to do about a label that stays: the person has decided all the same.
+        if line in lines or str(row[corrections.ACTION]).strip().lower() == corrections.KEEP
+    ]
 
 
 def write(

@@ -119,18 +119,23 @@ class Effective(BaseModel):
         return self.origins.get(key, "default")
 
 
-def load(profile: str | None = None, overrides: Sequence[str] = ()) -> Effective:
-    """Reads the configuration: defaults, then the profile, then the overrides.
+def load(
+    profile: str | None = None,
+    overrides: Sequence[str] = (),
+    base: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Effective:
+    """Reads the configuration: defaults, then the base, then the profile, then the overrides.
 
     Args:
       profile: the name of a shipped profile, or a path that ends in `.toml`.
       overrides: `section.key=value` each, the value as in TOML (a bare word is a string); of a key
         that holds a table also `section.key.name=value`.
+      base: values that were there before, {section: {key: value}}; they count as set by nobody.
 
     Raises:
       ConfigError: an unknown profile, section or key, or a value that its key refuses.
     """
-    values: dict[str, dict[str, Any]] = {}
+    values = {section: dict(keys) for section, keys in (base or {}).items()}
     origins: dict[str, str] = {}
     if profile:
         _merge(values, origins, _read_profile(profile), f"profile {profile}")

@@ -112,6 +112,9 @@ class Validation(Section):
     """What the gate behind ExampleValidator does about each finding."""
 
     anomalies: Mode = Field("fail", description="A TFDV anomaly against the curated schema.")
+    absent_classes: Mode = Field(
+        "fail", description="The served model knows a class that the data has no image of."
+    )
     few_images: Mode = Field("fail", description="A class has too few images in a split.")
     min_images: int = Field(2, ge=1, description="Fewest images a class needs in train and test.")
     imbalance: Mode = Field("warn", description="The largest class dwarfs the smallest.")

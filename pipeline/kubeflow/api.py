@@ -26,7 +26,11 @@ _KNOCK_SECONDS: Final = 15
 
 
 class ServerError(SafelightError):
-    """The Kubeflow Pipelines server can't be reached, or refused."""
+    """The Kubeflow Pipelines server can't be reached, or refused with an HTTP `status`."""
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 @dataclass(frozen=True)
@@ -281,7 +285,8 @@ class Server:
             with redirect_stdout(sys.stderr):
                 yield
         except self._api.ApiException as error:
-            raise ServerError(_refusal(place, what, error.status, error.body)) from None
+            told = _refusal(place, what, error.status, error.body)
+            raise ServerError(told, error.status) from None
         except (HTTPError, OSError, ValueError) as error:
             raise _unreachable(place, what, error) from None
 
@@ -303,7 +308,8 @@ def _knock(options: Kubeflow, token: str | None, cookies: str | None) -> None:
     except (requests.RequestException, OSError) as error:
         raise _unreachable(options.endpoint, "connect", error) from None
     if not answer.ok:
-        raise ServerError(_refusal(options.endpoint, "connect", answer.status_code, answer.text))
+        told = _refusal(options.endpoint, "connect", answer.status_code, answer.text)
+        raise ServerError(told, answer.status_code)
 
 
 def _unreachable(place: str, what: str, error: Exception) -> ServerError:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import html
 import json
 import shutil
+import traceback
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pipeline import runs
+from pipeline import events, runs
 from pipeline.kubeflow import names
 from pipeline.kubeflow.artifacts import ExecutorInput, write_output
 from pipeline.kubeflow.record import Record, StepRecord
@@ -35,13 +39,27 @@ def run(given: ExecutorInput, workdir: Workdir, record: Record, nodes: Sequence[
     _write_events(record, nodes)
     result = conclude(record, nodes, str(status.get("state", "")))
     record.run.write_result(result)
+    return _report(given, workdir, record, result)
+
+
+def _report(given: ExecutorInput, workdir: Workdir, record: Record, result: Result) -> Result:
+    """Makes the report and returns the result with it; a run is worth no less without one."""
     from pipeline.report import page
 
-    report = page.write(workdir, record.run)
-    shutil.copyfile(report, _place(given))
-    write_output(given, {names.HTML: {"outcome": result.outcome}})
-    result = Result(**{**vars(result), "report": str(report)})
-    record.run.write_result(result)
+    try:
+        report = page.write(workdir, record.run)
+        result = replace(result, report=str(report))
+        record.run.write_result(result)
+        shutil.copyfile(report, _place(given))
+        write_output(given, {names.HTML: {"outcome": result.outcome}})
+    except Exception as error:  # noqa: BLE001 - the run has ended, and its result is written
+        traceback.print_exc()
+        said = f"The report could not be made: {error}"
+        events.warn(said)
+        # Its page on the server then says why there is none, if at least that can be written.
+        with suppress(OSError):
+            _place(given).write_text(f"<p>{html.escape(said)}</p>\n", encoding="utf-8")
+            write_output(given, {names.HTML: {"outcome": result.outcome}})
     return result
 
 
@@ -82,15 +100,18 @@ def _outcome(
     steps: Mapping[str, StepRecord | None], verdict: Mapping[str, Any], state: str, run_id: str
 ) -> tuple[Outcome, list[str], Mapping[str, Any]]:
     failed = [step for step in steps.values() if step is not None and step.state == "failed"]
+    pusher = steps.get("Pusher")
+    pushed = {} if pusher is None else pusher.properties
+    new = pushed.get("published_by") == run_id
     if failed:
         first = failed[0]
-        return _OUTCOMES.get(first.exit_code, "failed"), first.reasons or [first.message], {}
-    pusher = steps.get("Pusher")
-    if pusher is not None and "pushed_version" in pusher.properties:
-        new = pusher.properties.get("published_by") == run_id
-        version = pusher.properties["pushed_version"]
+        outcome = _OUTCOMES.get(first.exit_code, "failed")
+        # What failed may stand behind the push, or beside it: its model is served all the same.
+        return outcome, first.reasons or [first.message], pushed if new else {}
+    if "pushed_version" in pushed:
+        version = pushed["pushed_version"]
         reasons = [] if new else [f"Nothing has changed since version {version} was pushed."]
-        return ("pushed" if new else "unchanged"), reasons, pusher.properties
+        return ("pushed" if new else "unchanged"), reasons, pushed
     if verdict and not verdict["blessed"]:
         return "not_blessed", list(verdict["reasons"]), {}
     ended = "was left out" if state in _SUCCEEDED else "ended without a word"

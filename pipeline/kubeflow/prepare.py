@@ -71,20 +71,18 @@ def merge(config: Config, overrides: str) -> Config:
     lines = [line.strip() for line in overrides.splitlines() if line.strip()]
     if not lines:
         return config
-    effective = _read(overrides, lines)
-    merged = config.model_dump()
-    merged["train"] = config.train.model_dump(include=config.train.model_fields_set)
+    compiled = config.model_dump()
+    # What was left open stays open: a preset's own settings come before the defaults.
+    compiled["train"] = config.train.model_dump(include=config.train.model_fields_set)
+    effective = _read(overrides, lines, compiled)
     for key in effective.origins:
-        section, name = key.split(".", 1)
-        if section == "kubeflow":
+        if key.startswith("kubeflow."):
             raise ConfigError(
                 f"{names.OVERRIDES}: {key} is fixed when the pipeline is compiled. "
                 f"Compile it again with --set {key}=…"
             )
-        merged[section][name] = getattr(getattr(effective.config, section), name)
-    validated = configuration.validated(merged, effective.origins)
-    _check_steps(config, validated)
-    return validated
+    _check_steps(config, effective.config)
+    return effective.config
 
 
 def _check_steps(compiled: Config, wanted: Config) -> None:
@@ -154,7 +152,10 @@ def resolve(config: Config, found: Scan, workdir: Workdir, champion: str, run_na
     """
     effective = Effective(config=config, origins={})
     named = partial(_named_champion, champion) if champion else None
-    return local.request(workdir, effective, found, run_name, named)
+    request = local.request(workdir, effective, found, run_name, named)
+    # The workdir is let go until the push, which has to find the same version served.
+    served = registry.open(workdir.serving(config.push.model_name)).current or 0
+    return replace(request, inputs={**request.inputs, "served": served})
 
 
 def _named_champion(champion: str, models: registry.Registry) -> RunInputs:
@@ -225,19 +226,25 @@ def _give_properties(given: ExecutorInput, workdir: Workdir, request: Request) -
 
 
 def _lineage(request: Request) -> dict[str, Any]:
-    kept = {key: request.inputs[key] for key in ("known_classes", "known_columns", "champion")}
-    return {**request.lineage, **kept}
+    given = ("known_classes", "known_columns", "champion", "served")
+    return {**request.lineage, **{key: request.inputs[key] for key in given}}
 
 
-def _read(overrides: str, lines: list[str]) -> configuration.Effective:
-    """Reads the overrides; what is wrong is told in terms of the parameter that they came by."""
+def _read(
+    overrides: str, lines: Sequence[str], compiled: Mapping[str, Mapping[str, Any]]
+) -> Effective:
+    """Reads the overrides over what was compiled, as `--set` and a profile are read.
+
+    What is wrong is told in terms of the parameter that they came by.
+    """
     with tempfile.NamedTemporaryFile("w", suffix=".toml", encoding="utf-8") as file:
         file.write(overrides)
         file.flush()
         try:
             if any(line.startswith("[") for line in lines):
-                return configuration.load(file.name)
-            return configuration.load(None, [line for line in lines if line[0] != "#"])
+                return configuration.load(file.name, base=compiled)
+            given = [line for line in lines if line[0] != "#"]
+            return configuration.load(None, given, base=compiled)
         except ConfigError as error:
             text = str(error)
             for origin in (f"profile {file.name}", file.name, "--set "):

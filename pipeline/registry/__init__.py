@@ -92,14 +92,22 @@ class Registry:
         theirs = (champion.data, champion.config, champion.code, champion.inputs)
         return champion if theirs == ours else None
 
-    def publish(self, source: Path, origin: Origin) -> Entry:
+    def publish(self, source: Path, origin: Origin, served: int | None = None) -> Entry:
         """Copies the export at `source` to the next version, makes it current, and returns it.
 
+        Args:
+          source: the export.
+          origin: where it comes from.
+          served: the version that was served when its run was given what to be judged against, 0
+            for none; None where the workdir was held since then, so that it can't have changed.
+
         Raises:
-          NotBlessed: what is served is pinned, or this model was rolled back.
+          NotBlessed: what is served is pinned, or no longer is what it was when the run began, or
+            this model was rolled back.
           SafelightError: `source` is no export, or it can't be copied; then nothing has changed.
         """
         self._check_pin()
+        self._check_served(served)
         entry = self._entry(source, origin)
         self._check_not_rolled_back(entry)
         self._place(source, entry)
@@ -170,6 +178,17 @@ class Registry:
                 f"Version {self.pinned.version} is pinned since {self.pinned.since} by "
                 f"{self.pinned.by} ({self.pinned.why}): nothing else may be served. "
                 "Take the pin away with: safelight unpin"
+            )
+
+    def _check_served(self, then: int | None) -> None:
+        now = self.current or 0
+        if then is not None and then != now:
+            before = f"version {then}" if then else "nothing"
+            after = f"version {now}" if now else "nothing"
+            raise NotBlessed(
+                f"When this run began, {before} was served; now {after} is, which this model was "
+                "not compared with. It is not published. Run again, to be judged against what is "
+                "served now."
             )
 
     def _check_not_rolled_back(self, entry: Entry) -> None:

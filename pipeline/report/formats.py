@@ -55,7 +55,7 @@ def short(value: float | None) -> str:
         return "–"
     if value != 0 and (abs(value) < 0.0001 or abs(value) >= 1e7):
         return f"{value:.1e}"
-    return count(value) if abs(value) >= 1000 else f"{value:.3g}"
+    return count(value) if abs(value) >= 999.5 else f"{value:.3g}"
 
 
 def signed(value: float | None) -> str:
@@ -85,7 +85,7 @@ def size(value: float | None) -> str:
     if value is None:
         return "–"
     for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if value >= scale:
+        if value >= 0.9995 * scale:
             return f"{value / scale:.3g}\u202f{unit}"
     return f"{value:.0f}\u202fB"
 

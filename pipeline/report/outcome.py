@@ -137,6 +137,11 @@ def sentence(record: Record) -> str:
     if kind == "invalid_data":
         return f"The data was refused{at}, and no model was pushed."
     if kind == "failed":
+        if result and result.version is not None:
+            return (
+                f"The run stopped{at} with an error, after its model had become version "
+                f"{result.version} of “{model}”."
+            )
         return f"The run stopped{at} with an error, and no model was pushed."
     return f"The run is still at work{at}, or its process was killed there."
 

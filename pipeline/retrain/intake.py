@@ -121,7 +121,8 @@ def _check_anomalies(statistics: Path, summary: dict[str, Any], request: Request
     )
     options = Validation.model_validate(request.config["validation"])
     # How many images of a class there are is a matter of the whole window.
-    only = dict.fromkeys(("few_images", "imbalance", "unseen_labels", "split_mix"), "off")
+    of_all = ("absent_classes", "few_images", "imbalance", "unseen_labels", "split_mix")
+    only = dict.fromkeys(of_all, "off")
     checks.refuse(checks.run(options.model_copy(update=only), evidence))
 
 

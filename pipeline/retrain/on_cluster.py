@@ -5,15 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from pipeline.config import Config
 from pipeline.errors import ConfigError
-from pipeline.runs import Result
+from pipeline.runs import Result, RunDir
 from pipeline.workdir import Workdir
 
 if TYPE_CHECKING:
     from pipeline.kubeflow.api import Server
+
+# A run's folder ends with so much of the server's id of it (pipeline/kubeflow/record.py).
+_SHORT: Final = 8
+_NOT_FOUND: Final = 404
 
 
 class Cluster:
@@ -37,6 +41,7 @@ class Cluster:
                 "Mount the volume here at the same path, and name that folder as --workdir."
             )
         self._config = config
+        self._workdir = workdir
         self._package = package
         self._server: Server | None = None
 
@@ -65,15 +70,34 @@ class Cluster:
         from pipeline.kubeflow import submit
 
         server = self._reached()
-        return submit.outcome(server, submit.follow(server, run_id))
+        state = submit.follow(server, run_id)
+        return self._written(run_id) or submit.outcome(server, state)
 
     def ended(self, run_id: str) -> Result | None:
         """Returns what a run came to; None while it goes on."""
         from pipeline.kubeflow import submit
+        from pipeline.kubeflow.api import ServerError
 
+        written = self._written(run_id)
+        if written is not None:
+            return written
         server = self._reached()
-        state = server.state(run_id)
+        try:
+            state = server.state(run_id)
+        except ServerError as error:
+            if error.status != _NOT_FOUND:
+                raise
+            # Deleted there, or the server is a new one: it will never tell.
+            return Result(run_id, "failed", [f"The server no longer has run {run_id}."])
         return submit.outcome(server, state) if state.finished else None
+
+    def _written(self, run_id: str) -> Result | None:
+        """Returns the result that the run's exit task wrote into the workdir, if it came to that.
+
+        Of all that tells of a run it is the surest: logs go with their pods.
+        """
+        found = sorted(self._workdir.runs.glob(f"*-{run_id[:_SHORT]}"))
+        return RunDir(found[-1]).read_result() if found else None
 
     def _reached(self) -> Server:
         if self._server is None:

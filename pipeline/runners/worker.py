@@ -15,6 +15,7 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -67,7 +68,9 @@ class Execution:
         except Exception as error:  # noqa: BLE001 - whatever it is, the run ends with a result
             traceback.print_exc()
             known = known_cause(error)
-            return self._result(_outcome(known), _reasons(known, error))
+            # What failed may stand behind the push: its model is served all the same.
+            pushed = self.pushed if self._pushed_now() else {}
+            return self._result(_outcome(known), _reasons(known, error), pushed)
         return self._finished()
 
     def _run_nodes(self) -> None:
@@ -111,23 +114,19 @@ class Execution:
     def _finished(self) -> Result:
         verdict = self._read("BlessingGate", "blessing", "verdict.json")
         if not verdict.get("blessed"):
-            return self._result("not_blessed", verdict.get("reasons", []))
-        version = int(self.pushed["pushed_version"])
-        new = self.pushed.get("published_by") == self.request.run_id
+            return self._result("not_blessed", verdict.get("reasons", []), {})
+        version = self.pushed["pushed_version"]
+        new = self._pushed_now()
         return self._result(
             "pushed" if new else "unchanged",
             [] if new else [f"Nothing has changed since version {version} was pushed."],
-            pushed_to=self.pushed["pushed_destination"],
-            version=version,
+            self.pushed,
         )
 
-    def _result(
-        self,
-        outcome: Outcome,
-        reasons: list[str],
-        pushed_to: str | None = None,
-        version: int | None = None,
-    ) -> Result:
+    def _pushed_now(self) -> bool:
+        return self.pushed.get("published_by") == self.request.run_id
+
+    def _result(self, outcome: Outcome, reasons: list[str], pushed: Mapping[str, str]) -> Result:
         summary = self._read("ImageExampleGen", "ingest_report", "summary.json")
         verdict = self._read("BlessingGate", "blessing", "verdict.json")
         return Result(
@@ -138,8 +137,8 @@ class Execution:
             stages=self.stages,
             examples=summary.get("examples", {}),
             quarantined=summary.get("quarantined", 0),
-            pushed_to=pushed_to,
-            version=version,
+            pushed_to=pushed.get("pushed_destination"),
+            version=int(pushed["pushed_version"]) if "pushed_version" in pushed else None,
             exports=self._read("VariantPusher", "exports", "exports.json").get("exports", {}),
         )
 

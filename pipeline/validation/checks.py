@@ -84,6 +84,7 @@ def run(options: Validation, evidence: Evidence) -> list[Check]:
     findings: list[tuple[str, Mode, Iterable[Finding]]] = [
         ("anomalies", options.anomalies, anomalies(evidence)),
         ("unseen_labels", options.unseen_labels, _unseen(evidence)),
+        ("absent_classes", options.absent_classes, absent_classes(evidence.counts)),
         ("few_images", options.few_images, few_images(evidence.counts, options.min_images)),
         ("imbalance", options.imbalance, imbalance(evidence.counts, options.max_imbalance)),
         ("split_mix", options.split_mix, split_mix(evidence.counts, options.max_split_distance)),
@@ -185,13 +186,32 @@ def unseen_labels(counts: Counts, feature: str = LABEL) -> Iterator[Finding]:
             )
 
 
+def absent_classes(counts: Counts) -> Iterator[Finding]:
+    """Yields a finding if there are classes without any image: those that the champion knows."""
+    absent = [name for name, of in counts.items() if not any(of.values())]
+    if absent:
+        found = bounded([repr(name) for name in absent])
+        yield Finding(
+            LABEL,
+            TRAIN,
+            found,
+            "images of each class that the served model knows",
+            f"The served model knows {found}, and the data has no image of that: a model trained "
+            "on it would not know it any more, and no test image would show it. Put its images "
+            "back. If the class is meant to go, train a model of another name (push.model_name); "
+            "with this check at 'warn' it stays among the answers, untrained.",
+        )
+
+
 def few_images(counts: Counts, least: int) -> Iterator[Finding]:
     """Yields a finding for train and test each, if a class has fewer than `least` images there."""
     for split in (TRAIN, TEST):
         few = [
             f"{name!r} has {of.get(split, 0)}"
             for name, of in counts.items()
-            if of.get(split, 0) < least and not (split == TRAIN and _is_unseen(of))
+            if any(of.values())
+            and of.get(split, 0) < least
+            and not (split == TRAIN and _is_unseen(of))
         ]
         if few:
             yield Finding(

@@ -105,7 +105,8 @@ class Bench:
         convert.write(path, content, labels, {})
         model = Lite(path)
         convert.write(path, content, labels, self._told(name, model))
-        self._keep(name, lite.probabilities(path, self.pixels, convert.output_name(self.heads[0])))
+        label = convert.output_name(self.heads[0])
+        self._keep(name, lite.probabilities(path, self.pixels, label))
         mine, theirs = timing.compared(
             lambda number: model.answer(self._one(number)), self._network_call()
         )
@@ -116,6 +117,7 @@ class Bench:
             "size_ratio": size / latency.size(self.job.export),
             "p50_ms": mine,
             "ratio": mine / theirs,
+            "step": model.step(label),
         }
 
     def pruned(self) -> dict[str, Any]:

@@ -16,7 +16,8 @@ from pipeline.blessing import bounds
 from pipeline.blessing.class_checks import Check
 from pipeline.config.variants import Variants
 
-# Integers make the probabilities of few levels: their sum is right within this much.
+# What the sum of a float variant's probabilities may be off by. Integers make probabilities of few
+# levels besides: each is off by up to half a step.
 _SUM_TOLERANCE = 0.05
 
 
@@ -60,7 +61,8 @@ def judge(
     """Returns the findings about a variant: its entry of variants.json.
 
     Args:
-      found: `file`, `bytes`, `size_ratio`, `p50_ms`, `ratio`, and whatever else is to be kept.
+      found: `file`, `bytes`, `size_ratio`, `p50_ms`, `ratio`, and whatever else is to be kept;
+        `step` is what two neighbouring values of an integer output stand apart.
       answers: the variant's probabilities, float32 [images, classes].
       before: what the SavedModel says of the same images, class numbers [images].
       truth: the classes' numbers [images]; -1 is a class that the model does not know.
@@ -73,7 +75,7 @@ def judge(
         int((theirs & ~mine).sum()), int((mine & ~theirs).sum()), images, held_to.confidence
     )
     checks = [
-        _sound(answers),
+        _sound(answers, found.get("step", 0.0)),
         _drop(float(mine.mean()), drop, (lower, upper), images, held_to),
         _size(found, held_to),
         _latency(found, held_to),
@@ -89,11 +91,10 @@ def judge(
     }
 
 
-def _sound(answers: npt.NDArray[np.float32]) -> Check:
+def _sound(answers: npt.NDArray[np.float32], step: float) -> Check:
+    tolerance = _SUM_TOLERANCE + answers.shape[1] * step / 2
     finite = np.asarray(np.isfinite(answers).all(axis=1))
-    whole = finite & (
-        np.abs(np.where(finite[:, None], answers, 0).sum(axis=1) - 1) < _SUM_TOLERANCE
-    )
+    whole = finite & (np.abs(np.where(finite[:, None], answers, 0).sum(axis=1) - 1) < tolerance)
     bad = int((~whole).sum())
     told = (
         "Each answer's probabilities are numbers that add up to 1."

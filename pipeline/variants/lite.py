@@ -38,6 +38,10 @@ class Lite:
         self._interpreter.set_tensor(self._input["index"], pixels)
         self._interpreter.invoke()
 
+    def step(self, name: str) -> float:
+        """Returns what two neighbouring values of an output stand apart; 0.0 for floats."""
+        return float(self._outputs[name]["quantization"][0])
+
     def output(self, name: str) -> Floats:
         """Returns an output of the last answer, float32 [1, ...]: integers as what they stand for.
 
