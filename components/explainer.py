@@ -84,12 +84,12 @@ def _asked(
     said: answers.Predictions, chosen: list[choose.Chosen], examples_uri: str, scratch: Path
 ) -> tuple[job.Asked, ...]:
     """Writes the chosen images as files, and returns what is asked about each."""
-    encoded = _stored(examples_uri, {said.ids[one.row] for one in chosen})
+    encoded = _stored(examples_uri, {one.row: said.ids[one.row] for one in chosen})
     asked = []
     for number, one in enumerate(chosen):
         name = said.ids[one.row]
         path = scratch / f"{number:03d}.image"
-        path.write_bytes(encoded[name])
+        path.write_bytes(encoded[one.row])
         asked.append(
             job.Asked(
                 id=answers.text(name),
@@ -104,25 +104,33 @@ def _asked(
     return tuple(asked)
 
 
-def _stored(examples_uri: str, wanted: set[bytes]) -> dict[bytes, bytes]:
-    """Returns the encoded images of these ids.
+def _stored(examples_uri: str, wanted: dict[int, bytes]) -> dict[int, bytes]:
+    """Returns the encoded images of these rows of the predictions.
+
+    An answer's record is the one at its place, for two images may have one name.
+
+    Args:
+      examples_uri: of the examples.
+      wanted: the rows, with the ids that stand there.
 
     Raises:
-      SafelightError: one is not there.
+      SafelightError: another image is there, or none.
     """
     import tensorflow as tf
 
     spec = {name: tf.io.FixedLenFeature([], tf.string) for name in (features.ID, features.IMAGE)}
-    found: dict[bytes, bytes] = {}
+    found: dict[int, bytes] = {}
+    first = 0
     files = answers.split_files(examples_uri, features.TEST)
     for batch in tf.data.TFRecordDataset(files).batch(_BATCH):
         parsed = tf.io.parse_example(batch, spec)
-        for row, name in enumerate(parsed[features.ID].numpy()):
-            if name in wanted:
-                found[name] = parsed[features.IMAGE][row].numpy()
+        for place, name in enumerate(parsed[features.ID].numpy()):
+            if wanted.get(first + place) == name:
+                found[first + place] = parsed[features.IMAGE][place].numpy()
         if len(found) == len(wanted):
             return found
-    missing = [answers.text(name) for name in sorted(wanted - set(found))]
+        first += len(batch)
+    missing = [answers.text(name) for row, name in sorted(wanted.items()) if row not in found]
     raise SafelightError(
         f"{bounded(missing)} stand in the predictions and not in the examples at {examples_uri}. "
         "Run again."

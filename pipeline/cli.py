@@ -5,6 +5,7 @@ Nothing here imports TensorFlow or TFX, so that `--help` answers at once.
 
 from __future__ import annotations
 
+import json
 import sys
 import traceback
 import warnings
@@ -33,9 +34,9 @@ from pipeline.commands.options import (
     WaitOption,
     WorkdirOption,
 )
-from pipeline.errors import SafelightError
+from pipeline.errors import SafelightError, of_disk
 from pipeline.runs import Outcome, Result
-from pipeline.workdir import open_workdir
+from pipeline.workdir import open_workdir, refuse_inside
 
 app = typer.Typer(
     name="safelight",
@@ -88,7 +89,7 @@ def run(
     """
     with _json_on_error(as_json):
         effective = configuration.load(profile, overrides or ())
-        result = _run(data, workdir, effective, verbose, wait, verify)
+        result = _run(data, workdir, effective, verbose, wait, verify, as_json)
     _end(result, as_json)
 
 
@@ -106,7 +107,8 @@ def demo(
     with _json_on_error(as_json):
         effective = configuration.load(profile, [*digits.OVERRIDES, *(overrides or ())])
         place = open_workdir(workdir)
-        result = _run(str(digits.write_digits(place.root / "data")), workdir, effective, verbose)
+        data = str(digits.write_digits(place.root / "data"))
+        result = _run(data, workdir, effective, verbose, as_json=as_json)
     _end(result, as_json)
 
 
@@ -239,11 +241,14 @@ def tensorboard(
 def history(workdir: WorkdirOption, as_json: JsonOption = False) -> None:
     """List the runs of a workdir, and what was decided about retraining."""
     place = open_workdir(workdir, create=False)
+    from pipeline.retrain.ledger import Ledger
     from pipeline.retrain.show import show_ledger
 
-    found = [run.read_result() for run in runs.all_runs(place.runs)]
+    found = [result for run in runs.all_runs(place.runs) if (result := _ended(run))]
     if as_json:
-        print("[" + ", ".join(result.to_json() for result in found if result) + "]")
+        lines = list(Ledger(place.root / "retrain").read())
+        runs_of_it = [json.loads(result.to_json()) for result in found]
+        print(json.dumps({"runs": runs_of_it, "retraining": lines}))
     else:
         console.show_history(found)
         show_ledger(place.root / "retrain")
@@ -255,13 +260,16 @@ def main() -> None:
     warnings.simplefilter("ignore", FutureWarning)
     try:
         app()
-    except SafelightError as error:
+    except (SafelightError, OSError) as error:
+        known = error if isinstance(error, SafelightError) else of_disk(error)
+        if known is None:
+            raise
         if _debug:
             traceback.print_exc()
-        console.stderr.print(f"[bold red]error:[/] {escape(str(error))}")
-        for reason in error.reasons:
+        console.stderr.print(f"[bold red]error:[/] {escape(str(known))}")
+        for reason in known.reasons:
             console.stderr.print(f"  {escape(reason)}")
-        sys.exit(error.exit_code)
+        sys.exit(known.exit_code)
 
 
 def _run(
@@ -271,11 +279,13 @@ def _run(
     verbose: bool,
     wait: bool = False,
     verify: bool = False,
+    as_json: bool = False,
 ) -> Result:
     from pipeline.ingest.listing import readable
     from pipeline.ingest.scan import scan
     from pipeline.runners import local
 
+    refuse_inside(workdir, data)
     with console.stderr.status(f"looking at {escape(data)}") as status, readable(data):
 
         def copied(done: int, total: int) -> None:
@@ -291,12 +301,18 @@ def _run(
             with console.Display() as display:
                 result = local.execute(place, record, lock, display.show, log_to_screen=verbose)
         except KeyboardInterrupt:
-            console.stderr.print(
-                "\nStopped. Nothing is half-written: run the same command again to go on from here."
-            )
-            raise typer.Exit(130) from None
+            raise _stopped(as_json, record.read_result()) from None
         console.show_result(result, record, place.root)
     return result
+
+
+def _ended(run: runs.RunDir) -> Result | None:
+    """Returns how a run ended; of one that can't be read, a warning says so."""
+    try:
+        return run.read_result()
+    except SafelightError as error:
+        console.stderr.print(f"[yellow]warning:[/] A run is left out. {escape(str(error))}")
+        return None
 
 
 def _end(result: Result, as_json: bool) -> None:
@@ -305,15 +321,27 @@ def _end(result: Result, as_json: bool) -> None:
     raise typer.Exit(result.exit_code)
 
 
+def _stopped(as_json: bool, result: Result | None = None) -> typer.Exit:
+    """Says that Ctrl-C ended the command; `result` is what a run came to until then."""
+    said = "Stopped. Nothing is half-written: run the same command again to go on from here."
+    console.stderr.print(f"\n{said}")
+    if as_json:
+        print((result or Result("", "failed", reasons=[said])).to_json())
+    return typer.Exit(130)
+
+
 @contextmanager
 def _json_on_error(as_json: bool) -> Iterator[None]:
     """Prints a result for an error that comes before there is a run, then lets it pass."""
     try:
         yield
-    except SafelightError as error:
-        if as_json:
-            outcome = _OUTCOMES.get(error.exit_code, "failed")
-            print(Result("", outcome, reasons=[str(error), *error.reasons]).to_json())
+    except KeyboardInterrupt:
+        raise _stopped(as_json) from None
+    except (SafelightError, OSError) as error:
+        known = error if isinstance(error, SafelightError) else of_disk(error)
+        if as_json and known is not None:
+            outcome = _OUTCOMES.get(known.exit_code, "failed")
+            print(Result("", outcome, reasons=[str(known), *known.reasons]).to_json())
         raise
 
 

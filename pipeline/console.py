@@ -6,8 +6,11 @@ Progress goes to standard error; standard output is for what was asked for.
 from __future__ import annotations
 
 import json
+import os
+import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +34,23 @@ _HEADLINES: dict[Outcome, str] = {
     "invalid_data": "[bold red]Data refused[/]",
     "failed": "[bold red]Failed[/]",
 }
+
+
+@contextmanager
+def native_silence() -> Iterator[None]:
+    """Around the import of TensorFlow: what its native code prints goes nowhere.
+
+    It does so before it has a logger, and no option asks it not to.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    shown = os.dup(2)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(shown, 2)
+        os.close(shown)
 
 
 class Display:
@@ -129,7 +149,8 @@ def show_result(result: Result, run: RunDir, workdir: Path) -> None:
         stderr.print(f"  report   {escape(result.report)}")
     stderr.print(f"  log      {escape(str(run.log))}")
     if result.pushed_to:
-        stderr.print(f"  try      safelight predict IMAGE --workdir {escape(str(workdir))}")
+        place = escape(shlex.quote(str(workdir)))
+        stderr.print(f"  try      safelight predict IMAGE --workdir {place}", soft_wrap=True)
 
 
 def _show_stages(result: Result) -> None:
@@ -152,9 +173,12 @@ def _show_checks(run: RunDir) -> None:
         "check", "value", "bound", "threshold", "", box=None, pad_edge=False, header_style="bold"
     )
     for check in verdict["checks"]:
+        value, bound = check["value"], check["bound"]
+        # The side of the bound that the true value lies on: one alone decides each check.
+        side = "" if None in (value, bound) or bound == value else "≥ " if bound < value else "≤ "
         mark = "[green]passed[/]" if check["passed"] else "[red]failed[/]"
         table.add_row(
-            check["name"], *(_number(check[key]) for key in ("value", "bound", "threshold")), mark
+            check["name"], _number(value), side + _number(bound), _number(check["threshold"]), mark
         )
     stderr.print(table)
     stderr.print()

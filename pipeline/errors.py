@@ -12,8 +12,22 @@ A message says what was wrong, what was expected, what was received and what to 
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
+from typing import Final
+
+_SPACE: Final = "Free some space"
+_RIGHTS: Final = "Mend its permissions or those of its folder"
+_DISK: Final = {
+    errno.ENOSPC: _SPACE,
+    errno.EDQUOT: _SPACE,
+    errno.EFBIG: "Raise the limit of a file's size (ulimit -f)",
+    errno.EROFS: "Mount it for writing, or name another folder",
+    errno.EACCES: _RIGHTS,
+    errno.EPERM: _RIGHTS,
+    errno.EIO: "See the system's log for what ails the disk",
+}
 
 
 class SafelightError(Exception):
@@ -75,6 +89,20 @@ def known_cause(error: BaseException) -> SafelightError | None:
             return seen
         seen = seen.__cause__ or seen.__context__
     return None
+
+
+def of_disk(error: BaseException) -> SafelightError | None:
+    """Returns what an error of the file system means for the person; None for any other."""
+    if not isinstance(error, OSError) or error.errno not in _DISK:
+        return None
+    place = "A file" if error.filename is None else f"{error.filename}"
+    return SafelightError(f"{place} can't be read or written ({error.strerror}). {advice(error)}")
+
+
+def advice(error: OSError) -> str:
+    """Returns what to do about an error of the file system, in a sentence."""
+    mend = _DISK.get(error.errno or 0, f"{_SPACE}, or mend the permissions of the folder")
+    return f"{mend}, and run the same command again."
 
 
 def first_line(error: BaseException) -> str:

@@ -70,7 +70,10 @@ def as_part_of(stage: str, done: int, total: int, unit: str) -> None:
 
 
 def read(path: Path, offset: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yields (offset behind the line, event) for each whole line from `offset` on."""
+    """Yields (offset behind the line, event) for each whole line from `offset` on.
+
+    A line that a full disk cut short, and another went on with, is passed over.
+    """
     if not path.exists():
         return
     with open(path, "rb") as file:
@@ -79,4 +82,8 @@ def read(path: Path, offset: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
             if not line.endswith(b"\n"):
                 return
             offset += len(line)
-            yield offset, json.loads(line)
+            try:
+                event = json.loads(line)
+            except ValueError:
+                continue
+            yield offset, event

@@ -181,7 +181,8 @@ def export(
     extra.mkdir(exist_ok=True)
     text = json.dumps(asdict(facts), indent=2, ensure_ascii=False)
     (extra / features.MODEL_FACTS).write_text(text + "\n", encoding="utf-8")
-    model.save_weights(extra / features.WEIGHTS)
+    # The same layers without the optimizer, whose variables are twice as many again.
+    keras.Model(model.inputs, model.outputs).save_weights(extra / features.WEIGHTS)
     feature_vector = models.assets(model)
     if feature_vector is not None:  # copied along: the original may move
         shutil.copytree(feature_vector, extra / models.FEATURE_VECTOR, dirs_exist_ok=True)

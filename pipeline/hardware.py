@@ -59,6 +59,8 @@ def _check_here(train: Train) -> None:
         raise absent(train, "several GPUs", "none; to try it on the CPU, set train.devices=2")
     if train.strategy == "mirrored" and 0 < gpus < train.devices:
         raise absent(train, f"{train.devices} GPUs (train.devices)", str(gpus))
+    if train.strategy == "auto" and gpus > 1:
+        check_keys(train, "mirrored")
     sharing = (train.devices or gpus) if train.strategy in ("auto", "mirrored") else 0
     if train.batch_size and gpus > 1 and sharing > 1:
         check_batch(

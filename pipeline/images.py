@@ -13,6 +13,7 @@ import io
 import struct
 import warnings
 from dataclasses import dataclass
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +34,7 @@ Pixels = npt.NDArray[np.uint8]
 
 MIN_SIDE = 4
 MAX_PIXELS = 50_000_000
+MOST_PIXELS = 178_000_000  # as far as ingest.max_pixels may be raised: Pillow's own limit
 MAX_BYTES = 256 * 1024 * 1024
 
 # Named here so that Pillow need not import its forty other plugins to find these.
@@ -106,7 +108,7 @@ def prepare(data: bytes, *, min_side: int = MIN_SIDE, max_pixels: int = MAX_PIXE
       BadImage: the file can't be used; `reason` is one of REASONS.
     """
     form = _known_format(data)
-    image = _open(data, form, min_side, max_pixels)
+    image = _open(io.BytesIO(data), form, min_side, max_pixels)
     try:
         image.load()
         pixels = _to_pixels(image)
@@ -129,20 +131,24 @@ def prepare(data: bytes, *, min_side: int = MIN_SIDE, max_pixels: int = MAX_PIXE
     )
 
 
-def size_of(data: bytes) -> tuple[int, int, int]:
-    """Returns (width, height, channels) from a file's header, upright, without decoding it.
+def size_of(file: BinaryIO) -> tuple[int, int, int]:
+    """Returns (width, height, channels) from a file's header, wherever in the file it stands.
+
+    They are the upright picture's, but for WebP: what turns it stands behind its pixels.
 
     Raises:
       BadImage: the header can't be read.
     """
-    image = _open(data, _known_format(data), 1, 1 << 62)
+    head = file.read(headers.SNIFF_BYTES)
+    file.seek(0)
+    form = _known_format(head)
+    if form == "webp" and (size := headers.webp_size(head)) is not None:
+        return *size, 3  # Pillow would read all of it
+    image = _open(file, form, 1, 1 << 62)
     channels = 1 if image.mode in ("1", "L", "LA", "I", "F", *_SIXTEEN_BITS) else 3
-    try:
-        turned = _orientation(image) >= 5
-    except Exception:  # noqa: BLE001 - a damaged EXIF block says nothing
-        turned = False
-    width, height = image.size
-    return (height, width, channels) if turned else (width, height, channels)
+    # Pillow gives a TIFF's size upright itself.
+    turned = form != "tiff" and _orientation(image) >= 5
+    return *(image.size[::-1] if turned else image.size), channels
 
 
 def digest(pixels: Pixels) -> bytes:
@@ -238,17 +244,20 @@ def _known_format(data: bytes) -> str:
     raise BadImage("not_an_image", f"the content is {headers.describe(head)}")
 
 
-def _open(data: bytes, form: str, min_side: int, max_pixels: int) -> Image.Image:
+def _open(file: BinaryIO, form: str, min_side: int, max_pixels: int) -> Image.Image:
     if form == "webp":
-        _check_size(headers.webp_size(data) or (min_side, min_side), min_side, max_pixels)
+        size = headers.webp_size(file.read(headers.SNIFF_BYTES)) or (min_side, min_side)
+        file.seek(0)
+        _check_size(size, min_side, max_pixels)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(data), formats=PLUGINS[form])
+            image = Image.open(file, formats=PLUGINS[form])
     except Image.DecompressionBombError as error:
         raise BadImage("bomb", str(error).split(",")[0]) from None
     except Exception as error:  # noqa: BLE001 - a damaged header raises whatever it likes
-        raise _undecodable(data, form, error) from None
+        file.seek(0)
+        raise _undecodable(file.read(), form, error) from None
     _check_size(image.size, min_side, max_pixels)
     return image
 
@@ -340,7 +349,6 @@ def _beyond_palette(data: bytes, form: str, image: Image.Image) -> bool:
 
 
 _STRIP = 1_000_000  # values at once: a large image needs no large temporaries
-
 Floats = npt.NDArray[np.float64]
 
 

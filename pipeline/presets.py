@@ -97,8 +97,8 @@ _CIFAR10: Final = Preset(
 _IMAGE64: Final = Preset(
     name="image64-cnn",
     doc="Conv32-Pool-Conv64-Pool-Dense128 with softmax, for pictures of any kind shrunk to 64x64. "
-    "Measured on enlarged digits alone: 94.2 % after 3 epochs on 2,000. 1.6 million parameters at "
-    "64x64x3 and 10 classes.",
+    "72.2 % of CIFAR-10's cats and dogs, enlarged to it, after 10 epochs: 7 minutes on 2 cores. "
+    "1.6 million parameters at 64x64x3 and 10 classes.",
     epochs=10,
     image_size=64,
     channels=3,

@@ -15,9 +15,12 @@ import os
 import secrets
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+
+from pipeline.errors import SafelightError, first_line
 
 Outcome = Literal["pushed", "unchanged", "not_blessed", "invalid_data", "failed"]
 
@@ -131,8 +134,13 @@ class RunDir:
         write_json(self.request, asdict(request))
 
     def read_request(self) -> Request:
-        """Returns what run.json holds."""
-        return Request(**json.loads(self.request.read_text()))
+        """Returns what run.json holds.
+
+        Raises:
+          SafelightError: it can't be read; so of the other files.
+        """
+        with _whole(self.request, "a run's request"):
+            return Request(**json.loads(self.request.read_text()))
 
     def write_result(self, result: Result) -> None:
         """Writes result.json."""
@@ -142,13 +150,30 @@ class RunDir:
         """Returns the outcome, or None where the run was killed before it wrote one."""
         if not self.result.is_file():
             return None
-        values = json.loads(self.result.read_text())
-        values["stages"] = [Stage(**stage) for stage in values["stages"]]
-        return Result(**values)
+        with _whole(self.result, "a run's result"):
+            values = json.loads(self.result.read_text())
+            values["stages"] = [Stage(**stage) for stage in values["stages"]]
+            return Result(**values)
 
     def read_artifacts(self) -> dict[str, dict[str, str]]:
         """Returns {node: {output key: URI}} of the nodes that ended."""
-        return json.loads(self.artifacts.read_text()) if self.artifacts.is_file() else {}
+        if not self.artifacts.is_file():
+            return {}
+        with _whole(self.artifacts, "the outputs of a run's nodes"):
+            found: dict[str, dict[str, str]] = json.loads(self.artifacts.read_text())
+            return {node: dict(outputs) for node, outputs in found.items()}
+
+
+@contextmanager
+def _whole(path: Path, what: str) -> Iterator[None]:
+    """Around the reading of a record: one that somebody damaged is told by its name."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise SafelightError(
+            f"{path} can't be read: expected the JSON of {what}; received {first_line(error)} "
+            f"Restore the file, or remove {path.parent}."
+        ) from None
 
 
 def new_run_id() -> str:

@@ -179,7 +179,7 @@ def check(tune: Tune, train: Train) -> None:
 
 
 def check_networks(tune: Tune, train: Train, transform: Transform) -> None:
-    """Refuses a network of the space that can't take the images.
+    """Refuses a network of the space that can't take the images, and weights that aren't there.
 
     Args:
       tune: settled.
@@ -193,7 +193,8 @@ def check_networks(tune: Tune, train: Train, transform: Transform) -> None:
         return
     space = {key: _tried(what) for key, what in parse(tune.space).items()}
     first = {key: values[0] for key, values in space.items()}
-    for key in NETWORKS:
+    # Weights, too: a file that is not there would fail its trials, one after the other.
+    for key in (*NETWORKS, "weights"):
         for value in space.get(key, ()):
             merged(given(train, tune.space), {**first, key: value}, transform)
 

@@ -76,6 +76,20 @@ def figures(tmp_path) -> str:
     return (tmp_path / "safelight.prom").read_text()
 
 
+def test_cron_finds_what_its_file_starts():
+    """Debian's cron has PATH=/usr/bin:/bin, whatever the machine's shells have."""
+    text = (ROOT / "docs/monitoring.md").read_text()
+    [file] = re.findall(r"<<'CRON'\n(.*?)\nCRON\n", text, re.DOTALL)
+    setting, job = file.splitlines()
+    [script] = re.findall(r"^cat > (\S+) <<'SH'$", text, re.MULTILINE)
+    unit = (ROOT / "deploy/retraining/safelight-retrain.service").read_text()
+    [command] = re.findall(r"^ExecStart=(\S+)", unit, re.MULTILINE)
+    *_, user, started, _log, _workdir, _model, _folder = job.split()
+    assert (user, started) == ("safelight", Path(script).name)
+    folders = setting.removeprefix("PATH=").split(":")
+    assert {str(Path(one).parent) for one in (script, command)} <= set(folders)
+
+
 @pytest.mark.parametrize("groups", [RULES["groups"], MANIFEST["spec"]["groups"]])
 def test_each_rule_is_whole(groups):
     assert len({group["name"] for group in groups}) == len(groups)

@@ -261,6 +261,20 @@ def test_a_keras_export_is_a_feature_vector_too(tmp_path: Path) -> None:
     assert pooled and model(noise(16)).shape == (4, len(graphs.CLASSES))
 
 
+def test_a_feature_vector_has_its_weights_in_the_same_order_each_time(tmp_path: Path) -> None:
+    """Checkpoints and exports keep them by their order: else they come back in others."""
+    x = inside = keras.Input((16, 16, 3))
+    for _ in range(3):
+        x = keras.layers.BatchNormalization()(keras.layers.Conv2D(3, 3)(x))
+    keras.Model(inside, x).export(str(tmp_path / "exported"), verbose=False)
+    networks = [build(16, feature_vector=str(tmp_path / "exported")) for _ in range(4)]
+    [order] = {tuple(weight.path for weight in backbone_of(one).weights) for one in networks}
+    assert len(order) == 3 * (2 + 4)
+    pixels = noise(16)
+    networks[1].set_weights(networks[0].get_weights())
+    np.testing.assert_array_equal(networks[1](pixels), networks[0](pixels))
+
+
 def test_a_feature_vector_that_is_none_is_refused(vector: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no float32 images of the shape \(None, 24, 24, 3\)"):
         build(24, feature_vector=vector)

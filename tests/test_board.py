@@ -24,6 +24,7 @@ from pipeline.config import Train
 from pipeline.errors import SafelightError, UsageError
 from pipeline.trainer import board
 from pipeline.workdir import open_workdir
+from tests import signals
 
 CLASSES = ("blue", "green", "red")
 
@@ -258,7 +259,7 @@ def test_the_command_serves_the_curves_until_it_is_stopped(workdir, number):
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "COLUMNS": "200"},
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=signals.heeded,
     )
     try:
         told = json.loads(running.stdout.readline())

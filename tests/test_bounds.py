@@ -105,6 +105,23 @@ def test_three_verdicts():
     assert bounds.compare(-0.02, 0.01, 0.01) == "undecided"
 
 
+@pytest.mark.parametrize(
+    ("right", "images", "floor"), [(31, 50, 0.5), (280, 280, 0.99), (995, 1000, 0.99), (1, 2, 0.4)]
+)
+def test_a_bound_that_is_too_low_needs_more_images_than_there_are(right, images, floor):
+    assert bounds.lower_bound(right, images, 0.95) < floor
+    needed = bounds.images_needed(right / images, floor, 0.95)
+    assert needed is not None and needed > images
+    # As many, with the same share of them right, are about enough.
+    assert bounds.lower_bound(math.ceil(right / images * needed), needed, 0.95) >= floor
+
+
+def test_a_share_just_above_the_floor_would_take_more_images_than_anybody_has():
+    assert bounds.images_needed(0.9 + 1e-15, 0.9, 0.95) is None
+    with pytest.raises(ValueError, match="not above"):
+        bounds.images_needed(0.9, 0.9, 0.95)
+
+
 def test_a_means_bounds_are_students():
     # From the t distribution's table: 2.132 for 95 % and 4 degrees of freedom.
     values = np.array([1.0, 2.0, 3.0, 4.0, 5.0])

@@ -49,6 +49,12 @@ def test_the_temperature_undoes_what_made_the_model_too_sure(sharper):
         assert before.ece > 3 * after.ece
 
 
+def test_images_that_are_all_right_tell_no_temperature():
+    probabilities, _ = drawn(200, 1.0)
+    truth = probabilities.argmax(axis=1)
+    assert calibration.temperature(probabilities, truth) == calibration.UNTOLD
+
+
 def test_probabilities_of_nought_and_one_stay_numbers():
     sure = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 0, 0]], np.float32)
     found = calibration.temperature(sure, np.array([0, 1, 2, 1]))

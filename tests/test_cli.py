@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import signal
+import subprocess
+import sys
 from importlib.metadata import version
 
 import pytest
 from typer.testing import CliRunner
 
 from pipeline import cli, config, runs
+from pipeline.errors import UsageError
+from pipeline.retrain.ledger import Ledger
 from pipeline.workdir import open_workdir
+from tests import made, signals
 
 
 def test_the_version_is_told():
@@ -42,8 +50,126 @@ def test_the_history_is_one_line_of_json(tmp_path):
         found.write_result(runs.Result(run_id, "failed", [reason]))
     ended = CliRunner().invoke(cli.app, ["history", "--workdir", str(place.root), "--json"])
     [line] = ended.stdout.splitlines()
-    told = [(run["run_id"], run["reasons"]) for run in json.loads(line)]
+    told = [(run["run_id"], run["reasons"]) for run in json.loads(line)["runs"]]
     assert told == [("a", [reason]), ("b", [reason])]
+
+
+def test_the_history_as_json_has_what_was_decided_about_retraining(tmp_path):
+    place = open_workdir(tmp_path / "work")
+    Ledger(place.root / "retrain").add(1.0, "pin", version=2, by="ann", why="audit")
+    ended = CliRunner().invoke(cli.app, ["history", "--workdir", str(place.root), "--json"])
+    told = {"t": 1.0, "kind": "pin", "version": 2, "by": "ann", "why": "audit"}
+    assert json.loads(ended.stdout) == {"runs": [], "retraining": [told]}
+
+
+@pytest.mark.parametrize("below", ["", "work", "red/work"])
+def test_a_workdir_inside_the_data_is_refused(tmp_path, below):
+    """What is written there would be images of a further class, and bad files."""
+    data = made.class_folders(tmp_path / "data", {"red": 4, "blue": 4})
+    files = sorted(tmp_path.rglob("*"))
+    (tmp_path / "link").symlink_to(data)
+    ended = CliRunner().invoke(
+        cli.app, ["run", str(data), "--workdir", str(tmp_path / "link" / below)]
+    )
+    assert isinstance(ended.exception, UsageError)
+    assert "lies in the data" in str(ended.exception)
+    assert f"--workdir {tmp_path / 'work'}" in str(ended.exception)
+    (tmp_path / "link").unlink()
+    assert sorted(tmp_path.rglob("*")) == files
+
+
+def test_a_damaged_result_hides_no_other_run(tmp_path):
+    place = open_workdir(tmp_path / "work")
+    for run_id in ("a", "b", "c"):
+        found = runs.RunDir(place.runs / run_id)
+        found.root.mkdir(parents=True)
+        found.request.write_text("{}")
+        found.write_result(runs.Result(run_id, "failed"))
+    (place.runs / "a" / "result.json").write_text('{"run')
+    (place.runs / "b" / "result.json").write_text('{"run_id": "b"}')
+    line = ["history", "--workdir", str(place.root), "--json"]
+    ended = CliRunner().invoke(cli.app, line, env={"COLUMNS": "400"})
+    assert [run["run_id"] for run in json.loads(ended.stdout)["runs"]] == ["c"]
+    assert ended.exit_code == 0
+
+
+# The command on a disk that is full: a file may have no bytes.
+FULL = """
+import resource, signal, sys
+from pipeline import cli
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+cli.main()
+"""
+
+
+def test_a_full_disk_is_no_traceback(tmp_path):
+    made.class_folders(tmp_path / "data", {"red": 4, "blue": 4})
+    place = open_workdir(tmp_path / "work")
+    line = ["run", str(tmp_path / "data"), "--workdir", str(place.root), "--json"]
+    with subprocess.Popen(
+        [sys.executable, "-c", FULL, *line], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as running:
+        stdout, stderr = running.communicate(timeout=60)
+    assert running.returncode == 1
+    [told] = stdout.splitlines()
+    assert json.loads(told)["outcome"] == "failed"
+    assert "A file can't be read or written" in json.loads(told)["reasons"][0]
+    assert b"Traceback" not in stderr
+
+
+WAITING = """
+from pipeline import cli
+from pipeline.runners import local
+import time
+def execute(*_, **__):
+    print("begun", flush=True)
+    time.sleep(60)
+local.execute = execute
+cli.main()
+"""
+
+
+def test_ctrl_c_leaves_a_line_of_json(tmp_path):
+    made.class_folders(tmp_path / "data", {"red": 4, "blue": 4})
+    line = ["run", str(tmp_path / "data"), "--workdir", str(tmp_path / "work"), "--json"]
+    with subprocess.Popen(
+        [sys.executable, "-c", WAITING, *line],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=signals.heeded,
+    ) as running:
+        assert running.stdout is not None and running.stdout.readline() == b"begun\n"
+        running.send_signal(signal.SIGINT)
+        stdout, stderr = running.communicate(timeout=60)
+    assert running.returncode == 130 and b"Stopped." in stderr
+    [told] = stdout.splitlines()
+    assert json.loads(told)["outcome"] == "failed"
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [(errno.ENOSPC, "Free some space"), (errno.EACCES, "permissions"), (errno.EROFS, "writing")],
+)
+def test_what_the_disk_refuses_is_said_in_a_line(monkeypatch, capsys, number, advice):
+    def refused():
+        raise OSError(number, os.strerror(number), "/a/[file]")
+
+    monkeypatch.setattr(cli, "app", refused)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    said = " ".join(capsys.readouterr().err.split())
+    assert ended.value.code == 1
+    assert said.startswith("error: /a/[file] can't be read or written") and advice in said
+
+
+def test_an_error_of_ours_keeps_its_traceback(monkeypatch):
+    def broken():
+        raise FileNotFoundError(errno.ENOENT, "gone")
+
+    monkeypatch.setattr(cli, "app", broken)
+    with pytest.raises(FileNotFoundError):
+        cli.main()
 
 
 @pytest.mark.parametrize(

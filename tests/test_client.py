@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline import images
+from pipeline import client, images
 from pipeline.client import GrpcClient, NotServed, RequestRefused, RestClient
 from pipeline.client.request_log import RequestLog
 from pipeline.commands import request, serve
 from pipeline.errors import SafelightError, UsageError
-from tests import exports, made
+from tests import exports, made, pictures
 
 NAME = "colours"
 
@@ -104,6 +104,32 @@ def test_the_log(make_client, tmp_path):
     assert (lines[0]["label"], lines[0]["version"], lines[0]["model"]) == ("white", 3, NAME)
     assert lines[0]["bytes"] == len(sent)
     assert lines[0]["image"]
+
+
+def test_batches_are_bounded_in_bytes_and_what_is_held_too(make_client, monkeypatch, tmp_path):
+    pictures = [exports.encoded("red", 1), *[exports.encoded("blue", n) for n in range(4)]]
+    monkeypatch.setattr(client, "_BATCH_BYTES", 2 * max(map(len, pictures)))
+    monkeypatch.setattr(client, "_HELD_BYTES", 3 * 32 * 32 * 3)
+    log = RequestLog(tmp_path / "log.jsonl")
+    with make_client(log=log) as asking:
+        answers = asking.predict(pictures)
+        (tmp_path / "page.jpg").write_text("<html>")
+        with pytest.raises(RequestRefused, match="Nothing was sent"):
+            asking.predict([*pictures, tmp_path / "page.jpg"])
+    assert [answer.label for answer in answers] == ["red"] + ["blue"] * 4
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert len(lines) == 5 and len({line["milliseconds"] for line in lines}) == 3
+
+
+def test_how_large_an_image_may_be(make_client):
+    picture = pictures.encoded(made.picture("red", 1, size=(60, 60)), "PNG")
+    with make_client(max_pixels=3600) as asking:
+        assert asking.predict([picture])[0].label == "red"
+    with (
+        make_client(max_pixels=3599) as asking,
+        pytest.raises(RequestRefused, match="at most 3599 are decoded"),
+    ):
+        asking.predict([picture])
 
 
 def test_a_share_of_the_log(tmp_path, served):
@@ -211,6 +237,8 @@ def test_wrong_addresses_and_options(served):
 
 def test_the_command(served, tmp_path, capsys):
     folder = made.class_folders(tmp_path / "images", {"blue": 1, "red": 2})
+    (folder / ".DS_Store").write_bytes(b"x")
+    (folder / "labels.txt").write_text("blue red")
     log = tmp_path / "requests.jsonl"
     assert request.command([folder], url=served.rest_url, model=NAME, log=log, as_json=True) == 0
     told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]

@@ -113,7 +113,8 @@ def test_values_are_read_as_in_toml_and_bare_words_are_strings(override, expecte
         ("ingest.split=70/20/20", ["add up to 100"]),
         ("ingest.split=100/0/0", ["three positive shares"]),
         ("ingest.error_budget=1.5", ["ingest.error_budget = 1.5"]),
-        ("push.model_name=../up", ["push.model_name = '../up'"]),
+        ("push.model_name=../up", ["push.model_name = '../up'", "letters, digits"]),
+        ("retrain.pattern=days", ["retrain.pattern = 'days'", "{SPAN} or {YYYY}"]),
         ("evaluate.min_accuracy=96", ["evaluate.min_accuracy = 96"]),
     ],
 )

@@ -1,6 +1,8 @@
 """What is shown while a run works and when it has ended."""
 
 import io
+import shlex
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -76,6 +78,16 @@ def test_a_result_says_what_happened_and_what_to_try(screen, tmp_path):
         assert words in text
     for words in ("/w/serving/model/1", "/w/report.html", "safelight predict IMAGE --workdir"):
         assert words in text
+
+
+def test_what_to_try_can_be_pasted_into_a_shell(screen, tmp_path):
+    place = Path("/my models [1]") / ("long" * 30)
+    console.show_result(Result("one", "pushed", pushed_to="/w/1"), RunDir(tmp_path), place)
+    [line] = [line for line in text_of(screen).splitlines() if "safelight predict" in line]
+    assert shlex.split(line.partition("try ")[2]) == [
+        *("safelight", "predict", "IMAGE", "--workdir"),
+        str(place),
+    ]
 
 
 def test_a_block_gives_its_reasons(screen, tmp_path):

@@ -20,6 +20,7 @@ from tests.e2e.command import STAGES
 
 DEPLOY = Path(__file__).parents[1] / "deploy"
 FOLDERS = sorted(path.parent for path in DEPLOY.rglob("kustomization.yaml"))
+CRONJOB = DEPLOY / "retraining/cronjob.yaml"
 KUBERNETES = "1.30"
 # Their definitions come with the operator, not with Kubernetes.
 OTHER_APIS = {"serving.kserve.io/v1beta1"}
@@ -29,8 +30,10 @@ def name_of(path: Path) -> str:
     return str(path.relative_to(DEPLOY))
 
 
-@pytest.fixture(scope="module", params=FOLDERS, ids=name_of)
+@pytest.fixture(scope="module", params=[*FOLDERS, CRONJOB], ids=name_of)
 def built(request):
+    if request.param == CRONJOB:
+        return [yaml.safe_load(CRONJOB.read_text())]
     return kustomize.build(request.param)
 
 
@@ -96,6 +99,21 @@ def test_images_are_pinned_and_the_same_everywhere(built):
             assert re.fullmatch(r"[\w./-]+:\d+\.\d+\.\d+(-gpu)?", image)
             if image.startswith("tensorflow/serving"):
                 assert image.removesuffix("-gpu") == serve.DOCKER_IMAGE
+
+
+def test_the_job_pushes_where_the_server_looks():
+    [(_, job)] = pods([yaml.safe_load(CRONJOB.read_text())])
+    [(_, server)] = pods(
+        one for one in kustomize.build(DEPLOY / "serving/tf-serving/base") if "spec" in one
+    )
+    claims = [pod["volumes"][0]["persistentVolumeClaim"]["claimName"] for pod in (job, server)]
+    assert claims[0] == claims[1]
+    assert job["securityContext"]["runAsUser"] == server["securityContext"]["runAsUser"]
+    [container], [serving] = job["containers"], server["containers"]
+    [mount] = container["volumeMounts"]
+    options = dict(zip(container["args"][::2], container["args"][1::2], strict=True))
+    workdir = Path(options["--workdir"]).relative_to(mount["mountPath"])
+    assert str(workdir / "serving") == serving["volumeMounts"][0]["subPath"]
 
 
 def test_selectors_meet_their_pods(built):

@@ -164,6 +164,18 @@ def test_a_wrong_tf_config_is_refused(environment: dict[str, str]) -> None:
         workers.from_environment(environment)
 
 
+@pytest.mark.parametrize("changes", [{"precision": "float16"}, {"xla": True}, {"accumulate": 2}])
+def test_what_several_gpus_can_not_share_is_refused_before_a_run_of_auto(
+    changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hardware, "visible_gpus", lambda: ["0", "1"])
+    with pytest.raises(ConfigError, match="train.strategy=mirrored.*set train.devices=1"):
+        hardware.check(section(**changes))
+    hardware.check(section(**changes, devices=1))
+    monkeypatch.setattr(hardware, "visible_gpus", lambda: ["0"])
+    hardware.check(section(**changes))
+
+
 def test_workers_of_this_machine_share_its_gpus() -> None:
     environments = workers.local(2, ["0", "1", "2"])
     clusters = [workers.from_environment(environment) for environment in environments]

@@ -63,6 +63,14 @@ def test_reading_goes_on_behind_the_last_offset_and_leaves_half_a_line(event_log
     assert event["text"] == "three"
 
 
+def test_a_line_that_was_cut_short_and_gone_on_with_hides_no_other(event_log):
+    with open(event_log, "a") as file:
+        file.write('{"kind": "note", "te')
+    events.note("lost with it")
+    events.note("there")
+    assert [event["text"] for _, event in events.read(event_log)] == ["there"]
+
+
 def test_a_file_that_is_not_there_yet_holds_no_events(tmp_path):
     assert list(events.read(tmp_path / "none.jsonl")) == []
 

@@ -221,6 +221,12 @@ def test_without_a_mistake_nothing_is_chosen():
     assert choose.choose(right, right, 5) == []
 
 
+def test_what_changed_is_told_by_the_row_where_two_images_have_one_name():
+    now = predictions([("a", "cat", "cat", 0.9), ("a", "dog", "dog", 0.8)])
+    before = predictions([("a", "cat", "dog", 0.9), ("a", "dog", "dog", 0.8)])
+    assert choose.choose(now, before, 4) == [choose.Chosen(0, "flipped", "dog")]
+
+
 def placed(resize, width, height):
     """Returns the red of an overlay of a map that is hot in its upper left pixel."""
     values = np.zeros((4, 4), np.float32)

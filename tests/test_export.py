@@ -39,6 +39,8 @@ def exported(
     train = Train(preset=preset)
     answers = heads.of(train, graphs.CLASSES)
     model = models.build(train, image_size=SIZE, channels=3, heads=answers)
+    model.compile("adam", "sparse_categorical_crossentropy")
+    model.optimizer.build(model.trainable_variables)
     facts = export.model_facts(
         model,
         train=train,
@@ -121,6 +123,12 @@ def test_the_signatures_inputs_have_their_documented_names(loaded: Any) -> None:
         assert {key: (spec.dtype, spec.shape.rank) for key, spec in inputs.items()} == {
             name: (tf.string, 1)
         }
+
+
+def test_the_weights_come_without_the_optimizers(made: tuple[keras.Model, Path]) -> None:
+    model, path = made
+    size = (path / "assets.extra" / features.WEIGHTS).stat().st_size
+    assert 4 * model.count_params() < size < 2 * 4 * model.count_params()
 
 
 def test_bytes_that_are_no_image_are_refused(loaded: Any) -> None:

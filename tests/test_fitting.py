@@ -283,3 +283,22 @@ def test_a_training_without_an_update_is_refused(settings: Callable[..., Train])
     train = settings(epochs=2, accumulate=7)
     with pytest.raises(ConfigError, match=r"train.accumulate=7.*there are: 6, by 2 epochs of 3"):
         fitting.fit(build(train), batches(), train, (LABEL,), state=State())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"phases": [{"epochs": 2}, {"epochs": 1}], "accumulate": 4},
+            "accumulate=4.*than phase 2 of train.phases has: 3, by 1 epochs of 3.*more epochs",
+        ),
+        ({"phases": [{"epochs": 1}, {"epochs": 1, "unfreeze": "secnd"}]}, "mean 'second'"),
+    ],
+)
+def test_a_later_phase_is_refused_before_the_first_is_trained(
+    settings: Callable[..., Train], tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    train, kept = settings(**changes), Checkpoints(tmp_path, "f")
+    with pytest.raises(ConfigError, match=message):
+        fitting.fit(build(train), batches(), train, (LABEL,), state=State(), checkpoints=kept)
+    assert kept.load() is None  # no epoch was done for nothing

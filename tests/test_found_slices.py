@@ -82,7 +82,7 @@ def test_columns_of_a_manifest_and_their_rare_values():
     assert names(found_in(facts, ["camera"], 30)) == [("camera", "A", 120), ("camera", "B", 70)]
     # A column that is called like a fact keeps its prefix.
     assert names(found_in(facts, ["slice_brightness"], 30)) == [
-        ("slice_brightness", "missing", 100),
+        ("slice_brightness", "(missing)", 100),
         ("slice_brightness", "brightness", 100),
     ]
     assert len({bucket.feature for bucket in found_in(facts, None, 30)}) == 3

@@ -6,6 +6,7 @@ import calendar
 import contextlib
 import json
 import os
+import shutil
 import sqlite3
 from dataclasses import replace
 from pathlib import Path
@@ -70,6 +71,15 @@ def state(workdir, path: Path) -> int:
 @pytest.fixture
 def workdir(tmp_path):
     return open_workdir(tmp_path / "work")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]"])
+def test_a_record_that_can_not_be_read_stops_it(workdir, text):
+    old, damaged, _ = run(workdir, 1), run(workdir, 2), run(workdir, 3)
+    (workdir.runs / "20260102T000000-0000" / "artifacts.json").write_text(text)
+    with pytest.raises(SafelightError, match=r"nothing has gone.*artifacts\.json"):
+        gc.command(workdir.root, keep=2)
+    assert old.is_dir() and damaged.is_dir()
 
 
 def test_frees_what_nothing_needs_and_marks_it(workdir, capsys):
@@ -244,11 +254,29 @@ def test_metadata_that_can_not_be_written_leaves_all_in_its_place(workdir):
     assert not old.exists() and not checkpoint.exists()
 
 
+def test_on_a_full_disk_the_files_go_first(workdir, monkeypatch):
+    old, kept = run(workdir, 1), run(workdir, 2)
+    checkpoint = trained(workdir, "0a", 1)
+    change(
+        workdir, "CREATE TRIGGER full BEFORE UPDATE ON Artifact BEGIN SELECT RAISE(FAIL, ''); END"
+    )
+    full = shutil.disk_usage(workdir.root)._replace(free=0)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: full)
+    with pytest.raises(SafelightError, match="the files are gone, and it does not know so yet"):
+        gc.command(workdir.root, keep=1)
+    assert not (old / "data").exists() and not old.exists() and not checkpoint.exists()
+    assert (kept / "data").is_file() and state(workdir, old) == metadata_store_pb2.Artifact.LIVE
+    change(workdir, "DROP TRIGGER full")
+    assert gc.command(workdir.root, keep=1) == 0
+    assert state(workdir, old) == metadata_store_pb2.Artifact.DELETED
+    assert not list(workdir.root.glob("*/*/*/.*.going"))
+
+
 def test_a_damaged_record_is_told_before_anything_goes(workdir):
     old = run(workdir, 1)
     run(workdir, 2)
     folder = workdir.runs / "20260101T000000-0000"
     (folder / "run.json").write_text("{")
-    with pytest.raises(SafelightError, match="20260101T000000-0000 can't be read"):
+    with pytest.raises(SafelightError, match="20260101T000000-0000/run.json can't be read"):
         gc.command(workdir.root, keep=1)
     assert old.is_dir()

@@ -59,6 +59,11 @@ def test_the_columns_are_carried_without_being_named_twice():
             {"train": {"heads": [*CONFIGURED, {"name": "grade_score", "kind": "regression"}]}},
             "gives grade_score too",
         ),
+        ({"train": {"heads": [{**CONFIGURED[0], "name": "val"}]}}, "the head name 'val' is taken"),
+        (
+            {"train": {"heads": [*CONFIGURED, {"name": "val_severity", "kind": "regression"}]}},
+            "the head name 'val_severity' is taken",
+        ),
         (
             {
                 "train": {

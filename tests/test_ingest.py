@@ -10,7 +10,9 @@ import tempfile
 import unicodedata
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from pipeline.config import Ingest
 from pipeline.errors import DataRefused
@@ -28,6 +30,18 @@ def test_class_folders_are_found(tmp_path):
     assert found.majority == (32, 32, 3)
     assert found.data == str(tmp_path)
     assert found.splits == "by hash: 70/10/20"
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [("a.webp", {"lossless": True}), ("a.tif", {"compression": "tiff_lzw"})]
+)
+def test_the_size_of_large_files_is_found_wherever_it_stands(tmp_path, name, options):
+    noise = np.random.default_rng(0).integers(0, 256, (300, 400, 3)).astype(np.uint8)
+    for label in ("cat", "dog"):
+        (tmp_path / label).mkdir()
+        Image.fromarray(noise).save(tmp_path / label / name, **options)
+    assert (tmp_path / "cat" / name).stat().st_size > 262_144
+    assert scan(str(tmp_path), Ingest()).majority == (400, 300, 3)
 
 
 def test_a_scan_survives_json(tmp_path):
@@ -119,6 +133,17 @@ def test_links_that_leave_the_data_are_quarantined(tmp_path):
     followed = look(root, follow_links=True)
     assert problems(followed) == {"red/gone.png": "missing"}
     assert {entry.label for entry in followed.entries} == {"red", "blue", "green"}
+
+
+def test_where_all_of_it_is_links_the_refusal_says_what_allows_them(tmp_path):
+    elsewhere = class_folders(tmp_path / "elsewhere", {"red": 1, "blue": 1})
+    data = tmp_path / "data"
+    data.mkdir()
+    for label in ("red", "blue"):
+        (data / label).symlink_to(elsewhere / label)
+    with pytest.raises(DataRefused, match=r"2 outside, such as blue.*follow_links=true allows it"):
+        look(data)
+    assert len(look(data, follow_links=True).entries) == 2
 
 
 def test_pipes_and_links_to_themselves_do_not_stop_it(tmp_path):

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from pipeline import images
 from pipeline.commands import inspect
 from pipeline.config import Ingest
 from pipeline.errors import DataRefused, UsageError
@@ -52,6 +53,24 @@ def test_it_sees_what_ingest_sees(messy):
     }
     assert seen.width == (32, 32, 40) and seen.channels == {"3": 83}
     json.dumps(seen.to_dict())
+
+
+def test_the_sheet_shows_what_the_limit_of_the_data_lets_in(tmp_path, monkeypatch):
+    monkeypatch.setattr(images, "MAX_PIXELS", 1000)
+    monkeypatch.setitem(images.prepare.__kwdefaults__, "max_pixels", 1000)
+    root = class_folders(tmp_path / "data", {"red": 2, "blue": 2})
+    sheet = tmp_path / "sheet.png"
+    seen = inspect.inspect(str(root), Ingest(max_pixels=2000), sheet=sheet)
+    assert sum(sum(counts.values()) for counts in seen.per_class.values()) == 4
+    assert sheet.exists()
+
+
+def test_a_file_gets_the_seconds_that_are_set(tmp_path):
+    for colour, label in enumerate(("red", "blue")):
+        (tmp_path / label).mkdir()
+        Image.new("1", (3000, 3000), colour).save(tmp_path / label / "large.png")
+    seen = inspect.inspect(str(tmp_path), Ingest(file_seconds=1e-3))
+    assert seen.problems["unreadable"].count == 2
 
 
 def test_verifying_adds_the_contents_to_the_fingerprint(messy):

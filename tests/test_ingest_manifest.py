@@ -31,6 +31,7 @@ ROWS = "pictures/1.png,cat\npictures/2.png,dog\npictures/3.png,cat\npictures/4.p
         ("manifest.csv", "path,label\n" + ROWS),
         ("manifest.csv", "\ufeffFile_Name;Class\n" + ROWS.replace(",", ";")),
         ("metadata.csv", "file_name,label\n" + ROWS),
+        ("labels.csv", " Path, label\n" + ROWS),
         ("manifest.csv", "\r\n\npath;label\n\n" + ROWS.replace(",", ";")),
         ("manifest.tsv", "image\tcategory\n" + ROWS.replace(",", "\t")),
         (
@@ -175,6 +176,23 @@ def test_a_row_that_cant_be_parsed_is_named_by_the_line_it_begins_on(tmp_path):
 def test_manifests_that_cant_be_used_are_refused(tmp_path, text, options, message):
     with pytest.raises(DataRefused, match=message):
         look(manifest(tmp_path, text), **options)
+
+
+@pytest.mark.parametrize(
+    ("text", "options"),
+    [
+        ("path,label,label\n" + ROWS.replace("\n", ",other\n"), {}),
+        ("path,label,kind,kind\n" + ROWS.replace("\n", ",a,b\n"), {"slices": ("kind",)}),
+    ],
+)
+def test_two_columns_of_one_name_are_refused(tmp_path, text, options):
+    with pytest.raises(DataRefused, match=r"has 2 columns called '(label|kind)'; expected one"):
+        look(manifest(tmp_path, text), **options)
+
+
+def test_two_columns_that_nobody_asks_for_may_have_one_name(tmp_path):
+    found = look(manifest(tmp_path, "path,label,x,x\n" + ROWS.replace("\n", ",a,b\n")))
+    assert [entry.label for entry in found.entries] == ["cat", "dog"] * 2
 
 
 def test_a_manifest_that_is_a_link_to_itself_is_none(tmp_path):

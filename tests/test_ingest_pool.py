@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+import tracemalloc
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from pipeline.errors import SafelightError
-from pipeline.ingest import pool
+from pipeline.ingest import child, pool
 from pipeline.ingest.child import Bad, Good, Result, Settings
 from pipeline.ingest.entries import Entry
 from pipeline.ingest.pool import Pool, chunks
@@ -29,6 +31,24 @@ def fragile(data, **options):
         bytearray(1 << 42)
     return prepare(data, **options)
 images.prepare = fragile
+"""
+
+# Stands in for a child that is at a chunk for long, and says after each part that it is there.
+SLOW = """#!{python} -S
+import pickle, struct, sys, time
+def receive():
+    return sys.stdin.buffer.read(struct.unpack("<Q", sys.stdin.buffer.read(8))[0])
+def send(message):
+    sys.stdout.buffer.write(struct.pack("<Q", len(message)) + message)
+    sys.stdout.buffer.flush()
+receive()
+send(b"")
+receive()
+for part in range(3):
+    time.sleep(0.5)
+    send(b"")
+send(pickle.dumps([("unreadable", "the chunk's own answer", "label", None)]))
+sys.stdin.buffer.read()
 """
 
 
@@ -94,6 +114,31 @@ def test_greed_for_memory_is_bounded(tmp_path, fragile):
     results = decode(tmp_path, entries(tmp_path, {**good(1), "bad.png": b"GREEDY"}))
     assert isinstance(results[0], Good)
     assert isinstance(results[1], Bad) and "more memory" in results[1].detail
+
+
+def test_large_images_in_small_files_are_not_held_all_at_once(tmp_path):
+    page = pictures.encoded(Image.new("1", (1600, 1600)), "PNG")
+    made = entries(tmp_path, {f"{number}.png": page for number in range(40)})
+    assert len(list(chunks(made))) == 1
+    settings = Settings(os.fsencode(tmp_path), min_side=4, max_pixels=50_000_000)
+    parts: list[int] = []
+    tracemalloc.start()
+    try:
+        results = child.work(made, settings, lambda: parts.append(1))
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(results) == 40 and all(isinstance(result, Good) for result in results)
+    assert most < 40 * 1600 * 1600 and parts
+
+
+def test_a_chunk_that_tells_of_its_parts_may_take_longer_than_one_file(tmp_path, monkeypatch):
+    slow = tmp_path / "slow-child"
+    slow.write_text(SLOW.format(python=sys.executable))
+    slow.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(slow))
+    [result] = decode(tmp_path, entries(tmp_path, good(1)), timeout=1)
+    assert isinstance(result, Bad) and result.detail == "the chunk's own answer"
 
 
 def test_files_that_vanish_or_are_locked_are_quarantined(tmp_path):

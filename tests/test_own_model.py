@@ -9,9 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from pipeline import config as configuration
 from pipeline import lineage, own_model
 from pipeline.config import Train
 from pipeline.errors import ConfigError
+from pipeline.runners import local
+from pipeline.runs import Request, RunDir
 
 pytestmark = pytest.mark.current
 
@@ -79,3 +82,17 @@ def test_a_child_started_elsewhere_finds_the_module_and_its_neighbours(here):
         [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True
     )
     assert done.stdout.strip() == "42", done.stderr
+
+
+def test_the_record_keeps_the_sources_that_a_search_may_build(here):
+    config = configuration.load(
+        overrides=[
+            "tune.algorithm=random",
+            'tune.space.model=["own_nets_a:build", "own_nets_b.deep.wide:build"]',
+        ]
+    ).config
+    run = RunDir(here / "run")
+    run.root.mkdir()
+    asked = Request("r", "", "d", config.model_dump(mode="json"), {}, [], {}, {}, {}, {})
+    local.keep_own_models(run, asked)
+    assert sorted(path.name for path in run.root.iterdir()) == ["own_nets_a.py", "wide.py"]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -59,6 +61,19 @@ def test_nothing_to_predict(tmp_path):
         predict.find_images([tmp_path / "empty"])
 
 
+def test_what_can_not_be_read_in_a_folder_is_told(model, photos):
+    (photos / "red" / "00003.png").symlink_to("/nowhere.png")
+    os.mkfifo(photos / "red" / "pipe.png")
+    answers = list(predict.predict(predict.find_images([photos]), model))
+    assert [one.reason for one in answers] == [None] * 5 + ["missing"]
+    assert "link to nothing" in answers[-1].detail
+
+
+def test_a_name_that_no_file_can_have_is_answered():
+    with pytest.raises(UsageError, match="can't be read: File name too long"):
+        predict.find_images([Path("x" * 300)])
+
+
 def test_right_classes(model, photos):
     seen = []
     answers = list(
@@ -111,6 +126,15 @@ def test_image_that_the_model_refuses(tmp_path):
     answers = list(predict.predict([tmp_path / "a.png", tmp_path / "b.png"], model))
     assert [one.reason for one in answers] == ["refused", None]
     assert answers[1].label == "blue"
+
+
+def test_how_large_an_image_may_be_is_for_the_model_to_say(model, tmp_path, monkeypatch):
+    # transform.max_pixels may have allowed more than is usual.
+    monkeypatch.setattr(predict._prepare, "__defaults__", (1000,))
+    made.picture("red", 1, size=(60, 60)).save(tmp_path / "a.png")
+    small = exports.save_model(tmp_path / "model", max_pixels=40 * 40)
+    assert [one.label for one in predict.predict([tmp_path / "a.png"], model)] == ["red"]
+    assert [one.reason for one in predict.predict([tmp_path / "a.png"], small)] == ["refused"]
 
 
 def test_csv_and_parquet(model, photos, tmp_path):

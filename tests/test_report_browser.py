@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from pipeline import report
+from pipeline.report import judged, render
 from pipeline.report.collect import Record
+from pipeline.report.page import sections
 from tests import reports
 from tests.browser import Browser
 
@@ -101,6 +103,16 @@ def test_pages_are_whole_and_quiet(browser, made, width, dark):
         assert [url for url in browser.requests if url.startswith("file:")] == [path.as_uri()]
         broken = "Array.from(document.images).filter((it) => !it.naturalWidth).length"
         assert browser.run(broken) == 0
+
+
+def test_long_names_leave_the_counts_on_the_screen(browser, made, tmp_path):
+    pair = judged.Pair("American_" + "t" * 40, "Staffordshire_" + "b" * 40, 12, 3)
+    page = tmp_path / "report.html"
+    told = sections(made[0]) | {"confused": [pair]}
+    page.write_text(render.render("report.html.j2", told), encoding="utf-8")
+    browser.open(page, width=390)
+    beyond = "(() => {const it = document.getElementById('pairs').parentElement; return it."
+    assert browser.run(f"{beyond}scrollWidth - it.clientWidth;}})()") == 0
 
 
 def test_numbers_in_the_dom_are_the_artifacts(browser, made):

@@ -111,11 +111,31 @@ def test_a_curve_leaves_out_what_is_no_number():
     assert figures.line_chart("t", [1], [Series("a", [None])], formats.short, "epoch") == ""
 
 
+def test_a_line_without_a_value_moves_no_name_off_the_chart():
+    # Accuracies near 1: a line that has none would end at 0, far below what is drawn.
+    lines = [Series("champion", [None, None]), Series("model", [0.97, 0.99])]
+    drawn = figures.line_chart("t", [0, 1], lines, formats.percent_tick, "strength")
+    names = re.findall(r'class="name s(\d)" x="[^"]*" y="([^"]*)">(\w*)', drawn)
+    assert [(number, name) for number, _, name in names] == [("1", "model")]
+    assert 0 < float(names[0][1]) < drawing.HEIGHT
+
+
 def test_a_histogram_has_a_bar_for_each_bin_and_a_line_at_zero():
     drawn = figures.histogram("Errors", [1, 0, 4], [-1.0, -0.3, 0.3, 1.0], formats.short)
     bars = re.search(r'class="bars" d="([^"]*)"', drawn)
     assert bars is not None and bars[1].count("M") == 3
     assert 'class="best"' in drawn and 'aria-label="Errors"' in drawn
+
+
+@pytest.mark.parametrize("highest", [1, 2, 3, 10, 23, 9000])
+def test_what_stands_at_a_line_of_a_histogram_is_where_the_line_is(highest):
+    drawn = figures.histogram("Errors", [highest, 0], [-1.0, 0.0, 1.0], formats.short)
+    ticks = re.findall(r'M44.0 ([\d.]+)H348.0"/><text class="tick"[^>]*>([\d,]+)<', drawn)
+    told = {int(text.replace(",", "")): float(y) for y, text in ticks}
+    top, base = min(told.values()), told[0]
+    assert len(told) == len(ticks) >= 2
+    for value, y in told.items():
+        assert y == pytest.approx(base + (top - base) * value / max(told), abs=0.11)
 
 
 def test_a_reliability_diagram_has_a_point_for_each_bin_with_images():

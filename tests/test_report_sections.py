@@ -281,7 +281,7 @@ def test_the_index_survives_a_damaged_run_and_registry(workdir):
     assert [it.attributes["id"] for it in html.one("ul", class_="runs").all("li")] == [
         "run-20250101T000000-aaaa"
     ]
-    with pytest.raises(SafelightError, match=r"20250102T000000-bbbb can't be read.*name another"):
+    with pytest.raises(SafelightError, match=r"20250102T000000-bbbb/run.json can't be read"):
         report.write(workdir, bad)
 
 

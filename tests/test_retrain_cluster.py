@@ -140,6 +140,19 @@ def test_without_a_log_the_volume_tells(server, volume, capsys, result, code, st
     assert cluster.ended("run-1") == result
 
 
+def test_the_spans_of_an_overtaken_push_stay_new(server, volume, capsys):
+    """Another version was published meanwhile: the one that learned these spans never served."""
+    url, state = server
+    writes(volume, state, Result("20260101T000000-run-1", "not_blessed", ["version 4 is served"]))
+    run = RunDir(_work(volume).runs / "20260101T000000-run-1")
+    blessing = run.root / "artifacts" / "BlessingGate" / "blessing"
+    blessing.mkdir(parents=True)
+    (blessing / "verdict.json").write_text(json.dumps({"blessed": True, "checks": []}))
+    run.artifacts.write_text(json.dumps({"BlessingGate": {"blessing": str(blessing)}}))
+    assert retrain(url, volume) == 3
+    assert trained(volume) == [False, False]
+
+
 def test_a_result_is_found_where_the_steps_write_it(volume, monkeypatch):
     server_run = "4f63a636-9a6a-46cd"
     monkeypatch.setenv(names.RUN_ID, server_run)

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from dataclasses import replace
 from pathlib import Path
@@ -304,6 +305,30 @@ def test_daemon_answers_wakes_and_stops_cleanly(tmp_path, place):
         running.send_signal(signal.SIGTERM)
         _, said = running.communicate(timeout=30)
         assert running.returncode == 0 and "goes on from here" in said
+    finally:
+        if running.poll() is None:
+            running.kill()
+            running.wait()
+
+
+def test_daemon_goes_on_behind_an_error_whatever_its_words(tmp_path, place):
+    running = watch(place.root, tmp_path / "[" / "x]")  # a closing tag, for the terminal
+    try:
+        assert running.stderr is not None
+        address = running.stderr.readline().split()[-1]
+
+        def health():
+            try:
+                return urllib.request.urlopen(address + "healthz").read()
+            except urllib.error.HTTPError as error:  # 503: it is not healthy
+                return error.read()
+
+        wait_for(lambda: b"[/x]" in health())
+        time.sleep(0.2)
+        assert running.poll() is None
+        running.send_signal(signal.SIGTERM)
+        running.communicate(timeout=30)
+        assert running.returncode == 0
     finally:
         if running.poll() is None:
             running.kill()

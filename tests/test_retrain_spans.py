@@ -158,3 +158,12 @@ def test_one_scan_of_a_window(tmp_path):
     other = [window[0], replace(window[1], fingerprint="changed")]
     assert windows.scan_of(str(tmp_path), other, golden).fingerprint != whole.fingerprint
     assert windows.scan_of(str(tmp_path), window, None).fingerprint != whole.fingerprint
+
+
+def test_a_folder_without_a_span_says_what_is_there_instead(tmp_path):
+    assert spans.none_found(tmp_path, "span-{SPAN}").endswith("there is no folder yet.")
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+    said = spans.none_found(tmp_path, "span-{SPAN}")
+    assert "retrain.pattern span-{SPAN}" in said
+    assert "cat" in said and "dog" in said and "do not match" in said

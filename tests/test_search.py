@@ -211,6 +211,14 @@ def test_a_network_that_can_not_take_the_images_is_refused_before_anything_runs(
 
 
 @pytest.mark.current
+def test_weights_of_the_space_that_are_not_there_are_refused_before_anything_runs(tmp_path):
+    tune = Tune(algorithm="random", space={"weights": ["", str(tmp_path / "gone.h5")]})
+    train = Train(backbone="MobileNetV2", epochs=5, batch_size=8)
+    with pytest.raises(ConfigError, match="gone.h5' does not exist; expected `imagenet`"):
+        search.check_networks(tune, train, IMAGES)
+
+
+@pytest.mark.current
 def test_values_that_can_not_go_together_say_which():
     with pytest.raises(ConfigError, match="With backbone ResNet50: train.preset"):
         search.merged(Train(preset="mnist-cnn"), {"backbone": "ResNet50"}, IMAGES)

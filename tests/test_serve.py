@@ -21,7 +21,7 @@ from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 from pipeline.commands import serve
 from pipeline.errors import SafelightError, UsageError
 from pipeline.workdir import open_workdir
-from tests import exports
+from tests import exports, signals
 
 NAME = "colours"
 
@@ -312,12 +312,14 @@ def tf_serving(request, tmp_path, monkeypatch):
             os.kill(int(seen.read_text().split()[0]), signal.SIGKILL)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_tf_serving_ends_with_the_command(tmp_path, tf_serving, number):
     workdir = open_workdir(tmp_path / "work")
     (workdir.serving(NAME) / "1").mkdir(parents=True)
     line = [sys.executable, "-c", SERVE, str(workdir.root)]
-    with subprocess.Popen(line, stdout=subprocess.PIPE, text=True) as command:
+    with subprocess.Popen(
+        line, stdout=subprocess.PIPE, text=True, preexec_fn=signals.heeded
+    ) as command:
         told = json.loads(command.stdout.readline())
         end = time.monotonic() + 30
         while not tf_serving.exists() and time.monotonic() < end:

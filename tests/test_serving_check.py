@@ -18,7 +18,7 @@ import tensorflow as tf
 from PIL import Image
 from tfx.types.standard_artifacts import Examples, Model, TransformGraph
 
-from components import artifacts
+from components import artifacts, explainer
 from components.predictor import Predictor
 from components.serving_check import ServingCheck, _find, compare, pick
 from pipeline.blessing import budgets, serving_child
@@ -136,6 +136,20 @@ def test_images_of_one_name_are_told_apart(tmp_path):
     report = made.check(check_images=1000)
     assert report["passed"], report["message"]
     assert report["images"] == 30
+
+
+def test_an_image_is_explained_from_its_place_where_two_have_one_name(tmp_path):
+    (tmp_path / "Split-test").mkdir()
+    for number, label in enumerate(("blue", "red", "green")):
+        example = tf.train.Example.FromString(exports._example(label, 1, "test"))
+        example.features.feature["id"].bytes_list.value[0] = b"golden/1.png"
+        name = str(tmp_path / "Split-test" / f"data_tfrecord-{number:05d}-of-00003")
+        with tf.io.TFRecordWriter(name) as writer:
+            writer.write(example.SerializeToString())
+    found = explainer._stored(str(tmp_path), {1: b"golden/1.png", 2: b"golden/1.png"})
+    assert found == {1: exports.encoded("red", 1), 2: exports.encoded("green", 1)}
+    with pytest.raises(SafelightError, match="other.png stand in the predictions"):
+        explainer._stored(str(tmp_path), {1: b"other.png"})
 
 
 def test_answers_about_other_examples_are_refused(healthy, tmp_path):

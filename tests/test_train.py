@@ -104,6 +104,7 @@ def test_killed_before_the_export_it_only_exports(
     again = make_job("again", checkpoints="kept", epochs=2)
     train_child.run(again)
     assert len(history_of(again)["epochs"]) == 2
+    assert logged(again, "validation") == [(t, s) for t in ("accuracy", "loss") for s in (1, 2)]
     assert (again.model_dir / "saved_model.pb").exists()
 
 

@@ -103,6 +103,27 @@ def test_floats_answer_as_the_savedmodel_and_wrong_integers_are_blocked(trained,
     assert "drop" in [check["name"] for check in entry["checks"] if not check["passed"]]
 
 
+def test_images_of_one_name_are_told_apart(trained, tmp_path):
+    import tensorflow as tf
+
+    # A folder of the newest span may be called like another span, before whose images its name is.
+    job = trained.make_job(tmp_path)
+    records = tf.data.TFRecordDataset(list(job.test_files)).as_numpy_iterator()
+    renamed = tmp_path / "renamed"
+    with tf.io.TFRecordWriter(str(renamed)) as writer:
+        for record in records:
+            example = tf.train.Example.FromString(record)
+            example.features.feature["id"].bytes_list.value[0] = b"golden/1.png"
+            writer.write(example.SerializeToString())
+    names = [b"golden/1.png"] * len(trained.answered.ids)
+    job.wanted.write_text(json.dumps([name.hex() for name in names]))
+    bench = Bench(job.model_copy(update={"test_files": (str(renamed),)}))
+    untouched = Bench(trained.make_job(tmp_path / "untouched"))
+    np.testing.assert_array_equal(bench.pixels, untouched.pixels)
+    said = bench._asked(predictions.Export(job.export))
+    np.testing.assert_allclose(said, trained.answered.probabilities, atol=1e-5)
+
+
 def test_pixels_are_bytes_again():
     levels = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1).repeat(3, axis=3)
     unit = levels.astype(np.float32) / 255

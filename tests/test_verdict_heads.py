@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -99,6 +100,15 @@ def test_answers_that_are_no_numbers():
     assert not checks["answers:severity"].passed and not checks["mae:severity"].passed
     assert "1 of 400 answers of severity" in checks["answers:severity"].message
     assert told["metrics"]["mae"] is None
+
+
+def test_answers_that_are_no_numbers_are_no_numbers_of_the_verdict():
+    columns = values(0.05)
+    columns.predicted[3] = np.nan
+    for ours, theirs in ((columns, values(0.05, seed=2)), (values(0.05, seed=2), columns)):
+        checks, told = judge(ours, theirs, max_mae=1)
+        json.dumps(asdict(checks["champion:severity"]), allow_nan=False)
+        assert told["champion"]["difference"] is None
 
 
 def test_another_model_was_evaluated():

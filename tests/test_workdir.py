@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import Busy, UsageError
+from pipeline.errors import Busy, SafelightError, UsageError
 from pipeline.workdir import open_workdir
 
 pytestmark = pytest.mark.current
@@ -119,7 +119,77 @@ def test_one_that_was_moved_is_refused_with_both_paths(tmp_path):
     assert str(tmp_path / "after") in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"format": 1}'])
+def test_the_same_directory_by_another_path_is_the_workdir_that_was_made(tmp_path, monkeypatch):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "home").symlink_to(tmp_path / "disk")
+    made = open_workdir(tmp_path / "home" / "work")
+    monkeypatch.chdir(tmp_path / "home")  # from within a link, the current path is another one
+    for path in (Path("work"), tmp_path / "disk" / "work", Path("..") / "disk" / "work"):
+        assert open_workdir(path) == made
+    shutil.copytree(made.root, tmp_path / "copy")
+    with pytest.raises(UsageError, match="was made at"):
+        open_workdir(tmp_path / "copy")
+
+
+def test_a_path_that_reads_as_a_pattern_is_refused_and_not_made(tmp_path):
+    with pytest.raises(UsageError, match=r"TFX takes a path with \[ \] for a pattern"):
+        open_workdir(tmp_path / "work [1]" / "a")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_home_is_a_mistake_of_usage(tmp_path):
+    with pytest.raises(UsageError, match="begins with ~"):
+        open_workdir(Path("~nobody-of-this-name/work"))
+
+
+# Each write fails as on a full disk: a file may have no bytes.
+FULL = """
+import resource, signal, sys
+from pathlib import Path
+from pipeline.errors import SafelightError
+from pipeline.workdir import open_workdir
+root = Path(sys.argv[1])
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+try:
+    with open_workdir(root).lock():
+        print("held")
+except SafelightError as error:
+    print(error)
+"""
+
+
+def test_a_full_disk_is_said_and_the_same_command_works_later(tmp_path):
+    root = tmp_path / "work"
+    command = [sys.executable, "-c", FULL, str(root)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "can't be made (File too large). Raise the limit" in done.stdout
+    with open_workdir(root).lock():
+        pass
+    # gc, which frees space, takes the lock too.
+    assert subprocess.run(command, capture_output=True, text=True).stdout == "held\n"
+
+
+def test_what_may_not_be_locked_is_said(tmp_path):
+    work = open_workdir(tmp_path / "work")
+    (work.root / ".lock").mkdir()
+    with (
+        pytest.raises(SafelightError, match=r"can't be written to \(Is a directory\)"),
+        work.lock(),
+    ):
+        pytest.fail("it was locked")
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", '{"pid": 1}', "{"])
+def test_a_holder_that_can_not_be_read_is_another_process(tmp_path, text):
+    work = open_workdir(tmp_path / "work")
+    with work.lock():
+        (work.root / ".holder.json").write_text(text)
+        with pytest.raises(Busy, match="another process holds it"), work.lock():
+            pytest.fail("the lock was taken twice")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"format": 1}', '{"format": 1, "path": 5}'])
 def test_a_damaged_marker_is_named(tmp_path, text):
     made = open_workdir(tmp_path / "work")
     made.marker.write_text(text)

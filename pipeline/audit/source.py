@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from pipeline import fingerprint, runs
 from pipeline.config import Train, Transform
 from pipeline.errors import UsageError, did_you_mean
-from pipeline.features import SPLITS_WITH_CALIB
+from pipeline.features import SPLITS_WITH_CALIB, TRAIN
 from pipeline.runs import Request, RunDir
 from pipeline.workdir import Workdir
 
@@ -91,7 +91,8 @@ def find(workdir: Workdir, run_id: str | None) -> Source:
     if _folders(run) is None:
         raise UsageError(
             f"The run {run_id} has no examples and transform graph: it stopped before Transform, "
-            "or `safelight gc` has freed them. Run again on the same data, or name another run."
+            "`safelight gc` has freed them, or they were more than kubeflow.record_megabytes. Run "
+            "again on the same data, or name another run."
         )
     return _source(run)
 
@@ -109,7 +110,9 @@ def _folders(run: RunDir) -> dict[str, Path] | None:
         name: Path(nodes.get(node, {}).get(output, "")) for name, (node, output) in wanted.items()
     }
     there = all(path != Path() and path.is_dir() for path in found.values())
-    return found if there else None
+    # A run on Kubeflow keeps no copy of many training images (kubeflow.record_megabytes).
+    whole = there and (found["examples"] / f"Split-{TRAIN}").is_dir()
+    return found if whole else None
 
 
 def _source(run: RunDir) -> Source:

@@ -16,6 +16,9 @@ from scipy.special import betaincinv, ndtri, stdtrit
 
 Comparison = Literal["no worse", "worse", "undecided"]
 
+# Nobody labels more for one floor.
+_MOST_IMAGES = 10_000_000
+
 
 def lower_bound(successes: int, trials: int, confidence: float) -> float:
     """Returns the one-sided lower bound of a share: with `confidence`, it is no smaller.
@@ -122,17 +125,30 @@ def compare(lower: float, upper: float, margin: float) -> Comparison:
     return "worse" if upper < -margin else "undecided"
 
 
-def images_needed(share: float, floor: float, confidence: float) -> int:
-    """Returns about how many images show that a true `share` lies above `floor` (normal theory).
+def images_needed(share: float, floor: float, confidence: float) -> int | None:
+    """Returns about how many images show that a true `share` lies above `floor`.
+
+    The fewest on which the lower bound of just this share (`lower_bound`, of a part of an image,
+    too) reaches the floor: more than there are, wherever theirs does not. None where the share lies
+    so near the floor that no sensible number would.
 
     Raises:
       ValueError: the share is not above the floor: no number of images would.
     """
     if share <= floor:
         raise ValueError(f"{share} is not above {floor}")
-    z = float(ndtri(confidence))
-    spread = max(share * (1 - share), floor * (1 - floor))
-    return math.ceil(z * z * spread / (share - floor) ** 2)
+
+    def shown(images: int) -> bool:
+        right = share * images
+        return bool(betaincinv(right, images - right + 1, 1 - confidence) >= floor)
+
+    if not shown(_MOST_IMAGES):
+        return None
+    least, most = 0, _MOST_IMAGES
+    while most - least > 1:
+        middle = (least + most) // 2
+        least, most = (least, middle) if shown(middle) else (middle, most)
+    return most
 
 
 def _check(successes: int, trials: int) -> None:

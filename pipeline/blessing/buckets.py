@@ -132,7 +132,8 @@ def _words(facts: pa.Table, column: str) -> list[str] | None:
 def _shown(value: object) -> str:
     if isinstance(value, bytes):
         return value.decode("utf-8", "backslashreplace")
-    return "missing" if value is None else str(value)
+    # As no value is written that stands in a file: the word alone may be one.
+    return "(missing)" if value is None else str(value)
 
 
 def _kinds(feature: str, names: Sequence[str]) -> Iterator[Bucket]:

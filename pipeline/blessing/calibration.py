@@ -21,6 +21,9 @@ from pipeline.features import UNKNOWN
 # What a probability is raised to before its logarithm is taken: float32's smallest normal number.
 SMALLEST: Final = float(np.finfo(np.float32).tiny)
 _TEMPERATURES: Final = (0.05, 20.0)
+_AT_AN_END: Final = 0.01
+# The network's own probabilities: no temperature between the ends is the best.
+UNTOLD: Final = 1.0
 # Thresholds tried: the best 5 %, 10 %, … 100 % of the images by their confidence.
 _CANDIDATES: Final = 20
 
@@ -104,7 +107,7 @@ def fit(
 
 
 def temperature(probabilities: npt.NDArray[np.float32], truth: npt.NDArray[np.int64]) -> float:
-    """Returns the temperature with the least cross-entropy, between 0.05 and 20.
+    """Returns the temperature with the least cross-entropy, between 0.05 and 20; else `UNTOLD`.
 
     Temperature scaling: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017. Above 1
     it makes a model less sure, below 1 surer; which class is the most probable it never changes.
@@ -125,7 +128,10 @@ def temperature(probabilities: npt.NDArray[np.float32], truth: npt.NDArray[np.in
         return float(np.mean(np.log(np.exp(scaled).sum(axis=1)) - scaled[rows, truth]))
 
     low, high = (math.log(end) for end in _TEMPERATURES)
-    return float(math.exp(minimize_scalar(cross_entropy, bounds=(low, high), method="bounded").x))
+    found = float(minimize_scalar(cross_entropy, bounds=(low, high), method="bounded").x)
+    # Images that are all right would be best told with no doubt at all: they can't say how much
+    # doubt other images deserve.
+    return UNTOLD if min(found - low, high - found) < _AT_AN_END else math.exp(found)
 
 
 def tempered(

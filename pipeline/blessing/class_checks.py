@@ -165,7 +165,8 @@ def accuracy(measured: Measured, majority: float, floors: Floors) -> Check:
     )
     if not passed and measured.accuracy > floor:
         needed = bounds.images_needed(measured.accuracy, floor, floors.confidence)
-        message += f" About {needed:,} test images would be needed to tell them apart."
+        if needed is not None:
+            message += f" About {needed:,} test images would be needed to tell them apart."
     interval = (bound, bounds.upper_bound(correct, measured.examples, floors.confidence))
     name = floors.check("accuracy")
     return Check(name, measured.accuracy, bound, floor, passed, message, interval)

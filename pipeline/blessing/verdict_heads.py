@@ -231,8 +231,8 @@ def _against(
             + ("within the margin." if passed else "a loss beyond the margin.")
         )
     told = {
-        "mae": before,
-        "difference": difference,
+        "mae": _number(before),
+        "difference": _number(difference),
         "lower": _number(lower),
         "upper": _number(upper),
         "verdict": said,
@@ -240,7 +240,8 @@ def _against(
     bound, held_to = champion_check.threshold(said, difference, lower, upper, margin, decisions)
     bound, interval = _finite(bound), (lower, upper) if math.isfinite(lower + upper) else None
     name = f"champion:{name}"
-    return Check(name, difference, bound, held_to, passed, message, interval), told
+    check = Check(name, _number(difference), bound, _finite(held_to), passed, message, interval)
+    return check, told
 
 
 def _finite(bound: float | None) -> float | None:

@@ -15,7 +15,7 @@ import base64
 import random
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -48,6 +48,11 @@ _LONGEST_WAIT_SECONDS: Final = 2.0
 # Overloaded, behind a proxy without a backend, or a backend that took too long.
 _PASSING_STATUS: Final = frozenset({429, 502, 503, 504})
 _MAX_MESSAGE_BYTES: Final = 256 * 1024 * 1024
+# Of encoded images in one request; in REST's base64 they are a third more, and a single one may
+# be larger. A photograph that was turned upright has become a PNG of 20 MB.
+_BATCH_BYTES: Final = 64 * 1024 * 1024
+# Of images that have been prepared and wait for their turn; others are prepared a second time.
+_HELD_BYTES: Final = 512 * 1024 * 1024
 
 
 class NotServed(SafelightError):
@@ -91,6 +96,7 @@ class _Base(ABC):
         deadline_seconds: float = 30.0,
         batch_size: int = 32,
         log: RequestLog | None = None,
+        max_pixels: int = images.MAX_PIXELS,
     ) -> None:
         if deadline_seconds <= 0 or batch_size < 1:
             raise UsageError(
@@ -102,6 +108,7 @@ class _Base(ABC):
         self._deadline_seconds = deadline_seconds
         self._batch_size = batch_size
         self._log = log
+        self._max_pixels = max_pixels
 
     def predict(self, files: Sequence[Path | bytes]) -> list[Prediction]:
         """Returns the answer for each image, in their order.
@@ -113,18 +120,45 @@ class _Base(ABC):
           RequestRefused: an image can't be used (nothing is sent then), or the server refused.
           NotServed: no answer within the deadline.
         """
-        prepared = [_prepare(file) for file in files]
-        end = time.monotonic() + self._deadline_seconds
         answers: list[Prediction] = []
-        for start in range(0, len(prepared), self._batch_size):
-            batch = prepared[start : start + self._batch_size]
+        left = self._deadline_seconds
+        for batch in self._batches(files):
             began = time.monotonic()
             encoded = [image.encoded for image in batch]
-            version, found = self._until(end, lambda left, e=encoded: self._predict(e, left))  # type: ignore[misc]
+            version, found = self._until(
+                began + left,
+                lambda seconds, e=encoded: self._predict(e, seconds),  # type: ignore[misc]
+            )
+            seconds = time.monotonic() - began
             if self._log is not None:
-                self._log.write(self.model, version, batch, found, time.monotonic() - began)
+                self._log.write(self.model, version, batch, found, seconds)
             answers += found
+            left -= seconds
         return answers
+
+    def _batches(self, files: Sequence[Path | bytes]) -> Iterator[list[Prepared]]:
+        """Prepares all images before the first batch, so that a bad one is known before any is
+        sent; then yields batches bounded in images and in bytes."""
+        waiting: dict[int, Prepared] = {}
+        held = 0
+        for place, file in enumerate(files):
+            image = _prepare(file, self._max_pixels)
+            size = len(image.encoded) + image.pixels.nbytes
+            if held + size <= _HELD_BYTES:
+                waiting[place] = image
+                held += size
+        batch: list[Prepared] = []
+        for place, file in enumerate(files):
+            image = waiting.pop(place) if place in waiting else _prepare(file, self._max_pixels)
+            size = sum(len(one.encoded) for one in batch)
+            if batch and (
+                len(batch) == self._batch_size or size + len(image.encoded) > _BATCH_BYTES
+            ):
+                yield batch
+                batch = []
+            batch.append(image)
+        if batch:
+            yield batch
 
     def status(self) -> list[VersionStatus]:
         """Returns where each version stands, the highest first.
@@ -187,7 +221,8 @@ class RestClient(_Base):
         Args:
           url: of the server, as in http://127.0.0.1:8501.
           model: the name that it is served by.
-          **options: version, deadline_seconds, batch_size, log.
+          **options: version, deadline_seconds (that the server may take for one call), batch_size,
+            log, max_pixels (width x height of what is read; larger is refused here).
         """
         super().__init__(model, **options)
         if not url.startswith(("http://", "https://")):
@@ -267,7 +302,8 @@ class GrpcClient(_Base):
         Args:
           target: host:port, as in 127.0.0.1:8500.
           model: the name that it is served by.
-          **options: version, deadline_seconds, batch_size, log.
+          **options: version, deadline_seconds (that the server may take for one call), batch_size,
+            log, max_pixels (width x height of what is read; larger is refused here).
         """
         super().__init__(model, **options)
         import grpc
@@ -348,11 +384,11 @@ class GrpcClient(_Base):
         return f"{self.model} at {self._target}"
 
 
-def _prepare(file: Path | bytes) -> Prepared:
+def _prepare(file: Path | bytes, max_pixels: int) -> Prepared:
     name = "the image" if isinstance(file, bytes) else str(file)
     try:
         data = file if isinstance(file, bytes) else file.read_bytes()
-        return images.prepare(data, min_side=1)
+        return images.prepare(data, min_side=1, max_pixels=max_pixels)
     except OSError as error:
         raise RequestRefused(f"{name} can't be read: {error.strerror}. Nothing was sent.") from None
     except BadImage as error:

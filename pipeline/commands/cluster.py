@@ -149,7 +149,7 @@ def request(
     grpc_target: Annotated[str | None, typer.Option("--grpc", help="Or gRPC: host:port.")] = None,
     model: Annotated[str, typer.Option(help="The name that it is served by.")] = "model",
     version: Annotated[
-        int | None, typer.Option(min=0, max=2**63 - 1, help="By default the newest.")
+        int | None, typer.Option(metavar="N", min=0, max=2**63 - 1, help="By default the newest.")
     ] = None,
     deadline: Annotated[float, typer.Option(help="Seconds for all images together.")] = 30.0,
     log: Annotated[Path | None, typer.Option(help="Append requests and answers as JSONL.")] = None,

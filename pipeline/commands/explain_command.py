@@ -88,7 +88,8 @@ def _asked(paths: Sequence[Path], scratch: Path) -> tuple[job.Asked, ...]:
     for number, path in enumerate(paths):
         name = os.fsencode(path).decode("utf-8", "backslashreplace")
         try:
-            encoded = images.prepare(path.read_bytes(), min_side=1).encoded
+            most = images.MOST_PIXELS
+            encoded = images.prepare(path.read_bytes(), min_side=1, max_pixels=most).encoded
         except images.BadImage as bad:
             reasons.append(f"{name}: {bad.reason}: {bad.detail}")
             continue

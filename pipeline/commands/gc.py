@@ -3,7 +3,8 @@
 Kept are those of the newest runs, of runs without an end, of every version that can be served
 again (current, pinned, older ones that were not rolled back), and of spans that can still be
 trained on. What goes is first renamed, so that no cache hit points at a half, then marked in ML
-Metadata, then deleted. gc_checkpoints.py says which checkpoints go.
+Metadata, then deleted; on a full disk, where nothing can be marked, it is emptied before.
+gc_checkpoints.py says which checkpoints go.
 """
 
 from __future__ import annotations
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
     from ml_metadata.metadata_store import MetadataStore
 
 _GOING = ".going"
+_NOTHING = "nothing has gone"
+# SQLite's journal takes less than that.
+_ROOM = 1024**2
 
 
 @dataclass(frozen=True)
@@ -115,7 +119,7 @@ def free(workdir: Workdir, found: Plan) -> None:
     """Frees what the plan names, and what an earlier, interrupted call left behind.
 
     Raises:
-      SafelightError: ML Metadata can't be reached; then nothing has gone.
+      SafelightError: ML Metadata can't be reached; then nothing has gone, unless the disk is full.
     """
     store = _store(workdir) if found.going or _left(workdir) else None
     going = {
@@ -124,14 +128,29 @@ def free(workdir: Workdir, found: Plan) -> None:
     for path, hidden in going.items():
         path.rename(hidden)
     left = _left(workdir)
+    unknown = list(workdir.checkpoints.glob(f".*{_GOING}"))  # to ML Metadata
     try:
         _mark(store, left)
     except SafelightError:
-        for path, hidden in going.items():
-            hidden.rename(path)
-        raise
-    for path in (*left, *workdir.checkpoints.glob(f".*{_GOING}")):
+        if shutil.disk_usage(workdir.root).free > _ROOM:
+            for path, hidden in going.items():
+                hidden.rename(path)
+            raise
+        # Full: a database takes room to write, and what goes makes it. The folders stay, by which
+        # the next call knows what is left to mark.
+        for path in (*left, *unknown):
+            _empty(path)
+        _mark(_store(workdir), left, "the files are gone, and it does not know so yet")
+    for path in (*left, *unknown):
         shutil.rmtree(path)
+
+
+def _empty(folder: Path) -> None:
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def _left(workdir: Workdir) -> list[Path]:
@@ -156,7 +175,12 @@ def needed_uris(workdir: Workdir, keep: int) -> set[str]:
 
 
 def _uris(run: RunDir) -> set[str]:
-    return {uri for outputs in run.read_artifacts().values() for uri in outputs.values()}
+    try:
+        return {uri for outputs in run.read_artifacts().values() for uri in outputs.values()}
+    except SafelightError as error:
+        raise SafelightError(
+            f"What a run needs can't be told, so that nothing has gone. {error}"
+        ) from None
 
 
 def _span_uris(workdir: Workdir) -> set[str]:
@@ -196,14 +220,14 @@ def _store(workdir: Workdir) -> MetadataStore:
         return metadata_store.MetadataStore(config)
 
 
-def _mark(store: MetadataStore, renamed: list[Path]) -> None:
-    """Marks the artifacts as deleted in ML Metadata, where it knows them."""
+def _mark(store: MetadataStore, renamed: list[Path], so: str = _NOTHING) -> None:
+    """Marks the artifacts as deleted in ML Metadata, where it knows them; `so` is `_told`'s."""
     if not renamed:
         return
     from ml_metadata.proto import metadata_store_pb2
 
     gone = []
-    with _told():
+    with _told(so):
         for path in renamed:
             uri = path.with_name(path.name.removeprefix(".").removesuffix(_GOING))
             for artifact in store.get_artifacts_by_uri(str(uri)):
@@ -214,16 +238,16 @@ def _mark(store: MetadataStore, renamed: list[Path]) -> None:
 
 
 @contextmanager
-def _told() -> Iterator[None]:
-    """Makes an error of ML Metadata one of ours."""
+def _told(so: str = _NOTHING) -> Iterator[None]:
+    """Makes an error of ML Metadata one of ours; `so` says what has gone until then."""
     from ml_metadata import errors
 
     try:
         yield
     except (errors.StatusError, RuntimeError) as error:
         raise SafelightError(
-            f"ML Metadata can't be reached ({first_line(error)}): nothing has gone. Start its "
-            "server or mend its file, and run the same command again."
+            f"ML Metadata can't be reached ({first_line(error)}): {so}. Start its server or mend "
+            "its file, and run the same command again."
         ) from error
 
 

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from pipeline.errors import SafelightError
 from pipeline.runs import RunDir
 from pipeline.workdir import Workdir
 
@@ -69,15 +68,8 @@ def _folders(root: Path) -> list[Path]:
 
 
 def _read(run: RunDir) -> _Run:
-    try:
-        begun = calendar.timegm(time.strptime(run.read_request().created, _CREATED))
-        result = run.read_result()
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise SafelightError(
-            f"The record of the run {run.root.name} can't be read: expected run.json and, where it "
-            f"has ended, result.json in {run.root}; received {error}. Restore the files, or remove "
-            "that directory."
-        ) from error
+    begun = calendar.timegm(time.strptime(run.read_request().created, _CREATED))
+    result = run.read_result()
     return _Run(run.root.name, begun, result is None or result.outcome == "failed")
 
 

@@ -134,11 +134,12 @@ def inspect(
     entries = found.entries
     if sample and len(entries) > sample:
         entries = sorted(entries, key=lambda entry: path_hash(entry.id))[:sample]
-    look = _Look(found, options, fingerprint(found, verify))
+    look = _Look(found, options, fingerprint(found, verify), sheet is not None)
     with tempfile.TemporaryDirectory(prefix="safelight-") as unpacked:
         records.unpack_all(found, Path(unpacked))
         settings = settings_for(found, options, Path(unpacked))
-        with Pool(worker_count(options.workers, len(entries)), settings) as pool:
+        workers = worker_count(options.workers, len(entries))
+        with Pool(workers, settings, options.file_seconds) as pool:
             coming = iter(entries)
             for results in pool.map(chunks(entries)):
                 for result in results:
@@ -152,8 +153,8 @@ def inspect(
 class _Look:
     """Gathers what the children answer."""
 
-    def __init__(self, found: Listing, options: Ingest, of_data: str) -> None:
-        self.taken = 0
+    def __init__(self, found: Listing, options: Ingest, of_data: str, showing: bool) -> None:
+        self.taken, self._showing = 0, showing
         self.shown: dict[str, list[bytes]] = {}
         self._found = found
         self._options = options
@@ -181,9 +182,15 @@ class _Look:
             self._converted[result.converted] += 1
         self._channels[str(result.channels)] += 1
         self._sizes.append((result.width, result.height))
-        pictures = self.shown.setdefault(result.label, [])
+        if self._showing:
+            self._show(result)
+
+    def _show(self, image: Good) -> None:
+        pictures = self.shown.setdefault(image.label, [])
+        if len(self.shown) > SHEET_CLASSES:  # that is all the sheet has, and files may be large
+            del self.shown[max(self.shown)]
         if len(pictures) < SHEET_IMAGES:
-            encoded = wire.unpack(result.record)["image"][0]
+            encoded = wire.unpack(image.record)["image"][0]
             assert isinstance(encoded, bytes)
             pictures.append(encoded)
 
@@ -298,7 +305,8 @@ def contact_sheet(pictures: Mapping[str, Sequence[bytes]], path: Path) -> None:
         name = label if len(label) <= 20 else label[:19] + "…"
         draw.text((_ROW, top + _CELL // 2 - 6), name, fill="black", font_size=13)
         for column, data in enumerate(encoded):
-            picture = images.to_image(images.prepare(data, min_side=1).pixels).convert("RGB")
+            kept = images.prepare(data, min_side=1, max_pixels=images.MOST_PIXELS)
+            picture = images.to_image(kept.pixels).convert("RGB")
             scale = _CELL / max(picture.size)
             side = [max(1, round(length * scale)) for length in picture.size]
             small = picture.resize((side[0], side[1]), Image.Resampling.LANCZOS)

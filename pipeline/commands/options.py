@@ -24,9 +24,9 @@ SetOption = Annotated[
     list[str] | None,
     typer.Option(
         "--set",
-        metavar="SECTION.KEY=VALUE",
-        help="Set a key; may be repeated. Where a key holds a table, also one of its own keys: "
-        "evaluate.heads.severity.max_mae=0.1.",
+        metavar="KEY=VALUE",
+        help="Set a key of a section, as in train.epochs=20; may be repeated. Where a key holds a "
+        "table, also one of its own: evaluate.heads.age.max_mae=2.",
     ),
 ]
 JsonOption = Annotated[

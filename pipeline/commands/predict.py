@@ -49,7 +49,8 @@ def command(
     further = heads.from_facts(facts)[1:]
     found = find_images(paths)
     console.stderr.print("loading the model", style="dim")
-    _import_tensorflow()
+    with console.native_silence():
+        import tensorflow  # noqa: F401
     with console.stderr.status("predicting") as status:
         answered = list(
             predict(found, model_dir, lambda done, n: status.update(f"{done:,} of {n:,} images"))
@@ -73,19 +74,6 @@ def command(
         )
 
 
-def _import_tensorflow() -> None:
-    """Imports TensorFlow; what its native code prints before it has a logger goes nowhere."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    shown = os.dup(2)
-    with open(os.devnull, "wb") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
-    try:
-        import tensorflow  # noqa: F401
-    finally:
-        os.dup2(shown, 2)
-        os.close(shown)
-
-
 def find_model(workdir: Path | None, model: Path | None = None) -> Path:
     """Returns the directory of the export to ask.
 
@@ -107,21 +95,43 @@ def find_model(workdir: Path | None, model: Path | None = None) -> Path:
 def find_images(paths: Iterable[Path]) -> list[Path]:
     """Returns the files, and those in the folders, in the order given; a folder's by their names.
 
+    Links to nothing and folders that may not be read are among them: `predict` says why.
+
     Raises:
       UsageError: a path is not there, or there are no files at all.
     """
     found: list[Path] = []
     for path in paths:
-        if path.is_dir():
-            files, _ = walk.files(path, follow_links=True, ignored=Ignored())
-            found.extend(path / os.fsdecode(file.path) for file in files)
-        elif path.exists():
+        if _is_there(path) and path.is_dir():
+            found.extend(path / os.fsdecode(below) for below in _below(path))
+        elif _is_there(path):
             found.append(path)
         else:
             raise UsageError(f"There is no {path}; expected an image file or a folder of them.")
     if not found:
         raise UsageError(f"There are no images in {bounded(list(paths))}.")
     return found
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError as error:
+        raise UsageError(
+            f"{path} can't be read: {error.strerror}. Expected an image file or a folder of them "
+            "that this user may read."
+        ) from None
+
+
+def _below(folder: Path) -> list[bytes]:
+    """Returns the paths in a folder, relative to it, but for devices, pipes and sockets."""
+    files, problems = walk.files(folder, follow_links=True, ignored=Ignored())
+    found = [file.path for file in files]
+    for problem in problems:
+        path = folder / os.fsdecode(problem.path)
+        if not path.exists() or path.is_dir():
+            found.append(problem.path)
+    return sorted(found)
 
 
 def predict(
@@ -141,7 +151,12 @@ def predict(
     done = 0
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         for batch in _batches(paths):
-            prepared = list(pool.map(_prepare, batch))
+            # What may be larger than usual is for the model to say. One at a time: a picture takes
+            # up to 24 bytes a pixel while it is read.
+            prepared = [
+                _prepare(path, images.MOST_PIXELS) if _too_large(one) else one
+                for path, one in zip(batch, list(pool.map(_prepare, batch)), strict=True)
+            ]
             yield from _ask(export, batch, prepared)
             done += len(batch)
             if progress is not None:
@@ -208,18 +223,26 @@ def _batches(paths: Sequence[Path]) -> Iterator[list[Path]]:
         yield batch
 
 
-def _prepare(path: Path) -> bytes | images.BadImage:
+def _too_large(prepared: bytes | images.BadImage) -> bool:
+    return isinstance(prepared, images.BadImage) and prepared.reason == "bomb"
+
+
+def _prepare(path: Path, max_pixels: int = images.MAX_PIXELS) -> bytes | images.BadImage:
     try:
         if path.stat().st_size > images.MAX_BYTES:
             limit = images.MAX_BYTES >> 20
             return images.BadImage("bomb", f"the file is larger than {limit} MiB")
-        return images.prepare(path.read_bytes(), min_side=1).encoded
+        return images.prepare(path.read_bytes(), min_side=1, max_pixels=max_pixels).encoded
     except images.BadImage as error:
         return error
     except FileNotFoundError:
-        return images.BadImage("missing", "the file is not there any more")
+        return images.BadImage("missing", _missing(path))
     except OSError as error:
         return images.BadImage("unreadable", error.strerror or str(error))
+
+
+def _missing(path: Path) -> str:
+    return "a symbolic link to nothing" if path.is_symlink() else "the file is not there any more"
 
 
 def _ask(

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from rich.markup import escape
 from rich.table import Table
 
-from pipeline import console
+from pipeline import console, images
 from pipeline.client import GrpcClient, Prediction, RestClient
 from pipeline.client.request_log import RequestLog
 from pipeline.errors import UsageError
+from pipeline.ingest import walk
+from pipeline.ingest.entries import Ignored
 
 
 def command(
@@ -30,7 +33,7 @@ def command(
     """Prints class and probability for each image file; returns the exit code.
 
     Args:
-      files: image files, or folders whose files are all images.
+      files: image files, or folders of them.
       url: of the REST interface, as in http://127.0.0.1:8501.
       grpc_target: or host:port of the gRPC interface.
       model: the name that it is served by.
@@ -51,10 +54,19 @@ def command(
         )
     paths = _expand(files)
     request_log = None if log is None else RequestLog(log, keep_images=log_images)
-    options = {"version": version, "deadline_seconds": deadline_seconds, "log": request_log}
-    client = (
-        RestClient(url, model, **options) if url else GrpcClient(str(grpc_target), model, **options)
-    )
+    options = {
+        "version": version,
+        "deadline_seconds": deadline_seconds,
+        "log": request_log,
+        # They are the person's own files: how large they may be is for the model to say.
+        "max_pixels": images.MOST_PIXELS,
+    }
+    client: RestClient | GrpcClient
+    if url:
+        client = RestClient(url, model, **options)
+    else:
+        with console.native_silence():  # imports TensorFlow
+            client = GrpcClient(str(grpc_target), model, **options)
     with client:
         answers = client.predict(paths)
     if as_json:
@@ -69,7 +81,8 @@ def _expand(files: Sequence[Path]) -> list[Path]:
     paths: list[Path] = []
     for file in files:
         if file.is_dir():
-            paths += sorted(one for one in file.rglob("*") if one.is_file())
+            found, _ = walk.files(file, follow_links=True, ignored=Ignored())
+            paths += [file / os.fsdecode(one.path) for one in found]
         else:
             paths.append(file)
     if not paths:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import json
 import os
+import shlex
 import sys
 import time
 from collections.abc import Iterator
@@ -132,7 +133,10 @@ def pin(workdir: Path, reason: str, model: str | None = None, wait: bool = False
     with _opened(workdir, model, wait) as (place, serving):
         pinned = serving.pin(operator(), reason)
         _record(place, "pin", version=pinned.version, by=pinned.by, why=reason)
-    console.stdout.print(f"Version {pinned.version} is pinned until: safelight unpin")
+    until = f"safelight unpin --workdir {shlex.quote(str(workdir))}"
+    console.stdout.print(
+        f"Version {pinned.version} is pinned until: {until}", markup=False, soft_wrap=True
+    )
     return 0
 
 

@@ -198,7 +198,8 @@ def development(name: str, base: Path, port: int = 0, grpc_port: int = 0) -> Ite
     # TensorFlow is imported here, after every quick check.
     import uvicorn
 
-    from pipeline.serving import models, rest, rpc
+    with console.native_silence():
+        from pipeline.serving import models, rest, rpc
 
     versions = models.Versions(name, base)
     versions.refresh()
@@ -321,7 +322,7 @@ def _chosen(port: int, grpc_port: int) -> tuple[int, int]:
 
 
 def _run(line: list[str], stopped: threading.Event) -> int:
-    server = subprocess.Popen(line)
+    server = processes.start(line)
     try:
         while (code := server.poll()) is None and not stopped.wait(_LOOK_SECONDS):
             pass

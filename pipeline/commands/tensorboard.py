@@ -134,7 +134,7 @@ def _free_port(port: int) -> int:
 @contextmanager
 def _started(folder: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
     """Runs TensorBoard while this is open."""
-    process = subprocess.Popen(
+    process = processes.start(
         [
             *(sys.executable, "-m", "tensorboard.main"),
             *("--logdir", str(folder), "--host", LOOPBACK, "--port", str(port)),

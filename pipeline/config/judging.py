@@ -185,5 +185,6 @@ class Push(Section):
     model_name: str = Field(
         "model",
         pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$",
-        description="The directory below serving/ and the name that TF Serving serves.",
+        description="The directory below serving/ and the name that TF Serving serves: letters, "
+        "digits, _, . and -; a letter or a digit first.",
     )

@@ -56,9 +56,20 @@ def explain(error: ValidationError, model: type[BaseModel], origins: Mapping[str
             lines.append(_ended(message))
         elif problem["type"] == "extra_forbidden":
             lines.append(f"{_unknown(problem['loc'], model)} ({origin})")
+        elif problem["type"] == "string_pattern_mismatch" and (wanted := _described(key, model)):
+            lines.append(f"{key} = {problem['input']!r} ({origin}): expected: {wanted}")
         else:
             lines.append(f"{key} = {problem['input']!r} ({origin}): {_ended(message)}")
     return "\n".join(lines)
+
+
+def _described(key: str, model: type[BaseModel]) -> str:
+    """Returns what a key's documentation says of its values."""
+    section, name = key.split(".")
+    held = model.model_fields[section].annotation
+    assert isinstance(held, type)
+    assert issubclass(held, BaseModel)
+    return held.model_fields[name].description or ""
 
 
 def _parts(key: str) -> list[str]:

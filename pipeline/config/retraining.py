@@ -15,8 +15,8 @@ class Retrain(Section):
     pattern: str = Field(
         "span-{SPAN}",
         pattern=r"\{SPAN\}|\{DD\}",
-        description="Where a span lies below the folder of spans: {SPAN}, {VERSION}, {YYYY}, {MM} "
-        "and {DD} stand for digits.",
+        description="Where a span lies below the folder of spans: {SPAN} or {YYYY}, {MM} and {DD}, "
+        "and {VERSION} if there are several, stand for digits.",
     )
     settle_minutes: float = Field(
         10.0, ge=0, description="A span without _SUCCESS is complete when unchanged for so long."

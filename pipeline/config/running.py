@@ -75,7 +75,7 @@ class Kubeflow(Section):
     name: str = Field(
         "safelight",
         pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$",
-        description="The pipeline's name there.",
+        description="The pipeline's name there: a-z, 0-9 and -, up to 63 of them.",
     )
     image: str = Field("", description="The image of every step, with its tag: make image.")
     volumes: tuple[Volume, ...] = Field(

@@ -226,8 +226,10 @@ class Train(Section):
     @classmethod
     def _heads_apart(cls, value: tuple[Head, ...]) -> tuple[Head, ...]:
         names = [head["name"] for head in value]
+        # What Keras measures on eval has val_ before its name, as what a head `val` measures has.
+        on_eval = {"val", *(f"val_{name}" for name in ("label", *names))}
         for name in names:
-            if name in _RESERVED or names.count(name) > 1:
+            if name in _RESERVED | on_eval or names.count(name) > 1:
                 raise ValueError(f"the head name {name!r} is taken; choose another")
         for head in value:
             low, high = head.get("minimum"), head.get("maximum")

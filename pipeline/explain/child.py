@@ -114,7 +114,11 @@ def _before(
 
         def decoded(encoded: bytes) -> npt.NDArray[np.float32]:
             made = decode.decode_and_resize(
-                tf.constant([encoded]), image_size=side, channels=channels, resize=facts["resize"]
+                tf.constant([encoded]),
+                image_size=side,
+                channels=channels,
+                resize=facts["resize"],
+                max_pixels=images.MOST_PIXELS,
             )
             return np.asarray(made[0])
 
@@ -143,7 +147,8 @@ def _one(view: _View, job: Job, number: int, asked: Asked) -> dict[str, Any]:
     if asked.predicted in view.classes:  # a threshold may have made it `unknown`
         target = view.classes.index(asked.predicted)
     chances = np.exp(scores - scores.max()) / np.exp(scores - scores.max()).sum()
-    picture = drawing.shown(images.prepare(encoded, min_side=1).pixels)
+    whole = images.prepare(encoded, min_side=1, max_pixels=images.MOST_PIXELS)
+    picture = drawing.shown(whole.pixels)
     picture_file = _saved(picture, job.folder, number, "picture")
 
     heat = attributions.heat(view.network.feature_map(pixels[np.newaxis], target), pixels)

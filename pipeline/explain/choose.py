@@ -47,13 +47,15 @@ def choose(predictions: Predictions, champion: Predictions | None, count: int) -
 
 
 def _flipped(predictions: Predictions, champion: Predictions) -> list[Chosen]:
-    before = dict(zip(champion.ids, champion.predicted, strict=True))
+    by_name = dict(zip(champion.ids, champion.predicted, strict=True))
+    # Two images may have one name: about the same images, the rows say which is which.
+    same = champion.ids == predictions.ids
     sure = predictions.probabilities.max(axis=1)
     lost: list[tuple[bool, float, bytes, Chosen]] = []
     for row, (name, label, said) in enumerate(
         zip(predictions.ids, predictions.labels, predictions.predicted, strict=True)
     ):
-        was = before.get(name)
+        was = champion.predicted[row] if same else by_name.get(name)
         if was is not None and was != said:
             gained = was != label
             lost.append((gained, -float(sure[row]), name, Chosen(row, "flipped", was)))

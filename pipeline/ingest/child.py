@@ -13,7 +13,7 @@ import resource
 import signal
 import struct
 import sys
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO, NamedTuple
 
@@ -90,6 +90,8 @@ Result = Good | Bad
 # Images up to so many pixels are described together: for small ones, NumPy's calls cost more than
 # its work.
 _TOGETHER = 128 * 128
+# Bytes of pixels that wait to be described: a few megabytes of files can hold gigabytes of them.
+_MOST_HELD = 32 * 2**20
 
 
 class _Ready(NamedTuple):
@@ -102,13 +104,36 @@ class _Ready(NamedTuple):
     byte_size: int
 
 
-def work(entries: Sequence[Entry], settings: Settings) -> list[Result]:
-    """Reads images and returns what is stored of each, or why it is quarantined."""
-    read = [_prepare(entry, settings) for entry in entries]
-    ready = {place: one for place, one in enumerate(read) if isinstance(one, _Ready)}
-    results: dict[int, Result] = {
-        place: one for place, one in enumerate(read) if isinstance(one, Bad)
-    }
+def work(
+    entries: Sequence[Entry], settings: Settings, alive: Callable[[], None] = lambda: None
+) -> list[Result]:
+    """Reads images and returns what is stored of each, or why it is quarantined.
+
+    Args:
+      entries: what to read.
+      settings: how.
+      alive: is called each time that a part of them is done.
+    """
+    results: dict[int, Result] = {}
+    ready: dict[int, _Ready] = {}
+    held = 0
+    for place, entry in enumerate(entries):
+        one = _prepare(entry, settings)
+        if isinstance(one, Bad):
+            results[place] = one
+            continue
+        ready[place] = one
+        held += one.image.pixels.nbytes
+        if held >= _MOST_HELD:
+            results.update(_described(ready, settings))
+            ready, held = {}, 0
+            alive()
+    results.update(_described(ready, settings))
+    return [results[place] for place in range(len(entries))]
+
+
+def _described(ready: Mapping[int, _Ready], settings: Settings) -> dict[int, Good]:
+    results: dict[int, Good] = {}
     alike: dict[Hashable, list[int]] = {}
     for place, one in ready.items():
         height, width, channels = one.image.pixels.shape
@@ -117,7 +142,7 @@ def work(entries: Sequence[Entry], settings: Settings) -> list[Result]:
     for places in alike.values():
         kept = _keep([ready[place] for place in places], settings)
         results.update(zip(places, kept, strict=True))
-    return [results[place] for place in range(len(read))]
+    return results
 
 
 def _prepare(entry: Entry, settings: Settings) -> _Ready | Bad:
@@ -292,10 +317,15 @@ def main() -> None:
     _, most = resource.getrlimit(resource.RLIMIT_AS)
     limit = limit if most == resource.RLIM_INFINITY else min(limit, most)
     resource.setrlimit(resource.RLIMIT_AS, (limit, most))
-    outward.write(FRAME.pack(0))
-    outward.flush()
+
+    def tell() -> None:
+        """Sends an empty frame: the child is there, and at work."""
+        outward.write(FRAME.pack(0))
+        outward.flush()
+
+    tell()
     while (request := _receive(inward)) is not None:
-        results = work([Entry(*item) for item in pickle.loads(request)], settings)
+        results = work([Entry(*item) for item in pickle.loads(request)], settings, tell)
         answer = pickle.dumps([tuple(result) for result in results], protocol=5)
         outward.write(FRAME.pack(len(answer)))
         outward.write(answer)

@@ -213,7 +213,8 @@ def _refuse_the_untrainable(listing: Listing, data: str) -> None:
         if listing.problems:
             counts = Counter(problem.reason for problem in listing.problems)
             found = ", ".join(f"{count} {reason}" for reason, count in counts.most_common())
-            why = f"no usable image ({found}, such as {shown(listing.problems[0].path)})"
+            first = listing.problems[0]
+            why = f"no usable image ({found}, such as {shown(first.path)}: {first.detail})"
         elif listing.ignored.count:
             why = f"no image (ignored: {bounded(listing.ignored.names)})"
         raise DataRefused(f"There is {why} in {data}. {_EXPECTED}.")

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping
+import stat
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,7 @@ def _has_columns(path: Path) -> bool:
     except DataRefused:
         row = None
     # Damage to its first row makes it no less a manifest: it is then refused, or the row is.
-    names = {str(name).lower() for name in row or manifest_rows.header(path)}
+    names = {str(name).strip().lower() for name in row or manifest_rows.header(path)}
     return bool(names & set(_PATH)) and bool(names & set(_LABEL))
 
 
@@ -138,6 +139,7 @@ class _Reader:
         self._manifest = path
         self._options = options
         self._root = os.fsencode(path.parent)
+        self._below_root = self._root.rstrip(b"/") + b"/"
         self._real_root = os.path.realpath(self._root)
         self._real_folders: dict[bytes, bytes] = {}
 
@@ -208,12 +210,21 @@ class _Reader:
         path = self._column(row, "path_column", options.path_column, _PATH)
         label = self._column(row, "label_column", options.label_column, _LABEL)
         assert path is not None and label is not None
-        return _Columns(
-            path,
-            label,
-            self._column(row, "split_column", options.split_column, _SPLIT, needed=False),
-            self._column(row, "group_column", options.group_column, _GROUP, needed=False),
-        )
+        split = self._column(row, "split_column", options.split_column, _SPLIT, needed=False)
+        group = self._column(row, "group_column", options.group_column, _GROUP, needed=False)
+        further = (*options.targets, *options.class_columns, *options.slices)
+        self._refuse_ambiguous({path, label, split, group, *further})
+        return _Columns(path, label, split, group)
+
+    def _refuse_ambiguous(self, used: Collection[str | None]) -> None:
+        """Raises DataRefused where a CSV has two columns of one name: which is meant?"""
+        names = [] if self._is_json() else manifest_rows.header(self._manifest)
+        for name in names:
+            if name in used and names.count(name) > 1:
+                raise DataRefused(
+                    f"The manifest {self._manifest} has {names.count(name)} columns called "
+                    f"{name!r}; expected one. Rename or remove the others."
+                )
 
     def _column(
         self,
@@ -325,8 +336,10 @@ class _Reader:
             raise _Row("missing", "there is no such file") from None
         except OSError as error:
             raise _Row("unreadable", error.strerror or str(error)) from None
-        if not os.path.isfile(real):
+        if not stat.S_ISREG(state.st_mode):
             raise _Row("unreadable", "a folder or a device; expected a regular file")
+        if whole.startswith(self._below_root):  # relpath costs as much as all else together
+            return whole[len(self._below_root) :], state
         return os.path.relpath(whole, self._root), state
 
 

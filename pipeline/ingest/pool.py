@@ -185,8 +185,10 @@ class _Child:
         if not self._ready:
             self._greet()
         self._send(pickle.dumps([tuple(entry) for entry in chunk], protocol=5))
-        deadline = time.monotonic() + timeout
-        size = FRAME.unpack(self._receive(FRAME.size, deadline, timeout))[0]
+        size = 0
+        while not size:  # an empty frame says that a part is done: the next has as long
+            deadline = time.monotonic() + timeout
+            size = FRAME.unpack(self._receive(FRAME.size, deadline, timeout))[0]
         answer = pickle.loads(self._receive(size, deadline, timeout))
         return [
             Good(*result) if len(result) > len(Bad._fields) else Bad(*result) for result in answer

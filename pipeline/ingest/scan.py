@@ -18,7 +18,6 @@ from pipeline.ingest.entries import Entry, Listing, Problem, absolute
 from pipeline.ingest.splits import Rule
 
 SAMPLED = 256
-_HEADER_BYTES = 262_144
 
 
 @dataclass(frozen=True)
@@ -160,7 +159,7 @@ def sampled_sizes(found: Listing) -> tuple[tuple[int, int, int], ...]:
     for entry in files:
         try:
             with open(absolute(found.root, entry.path), "rb") as file:
-                sizes.append(images.size_of(file.read(_HEADER_BYTES)))
+                sizes.append(images.size_of(file))
         except (OSError, images.BadImage):
             continue
     return tuple(sizes)

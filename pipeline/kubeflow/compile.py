@@ -66,9 +66,10 @@ def compile_package(config: Config, data: str = "") -> str:
       ConfigError: something would not run there; its `reasons` say what to set.
     """
     # TFX is imported here, after every quick check of the command's.
-    from tfx import version
+    with console.native_silence():
+        from tfx import version
 
-    from pipeline.kubeflow import checks, graph, platform, spec
+        from pipeline.kubeflow import checks, graph, platform, spec
 
     nodes = graph.nodes(config)
     checks.check(config, [node.id for node in nodes], data)

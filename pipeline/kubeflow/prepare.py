@@ -29,7 +29,10 @@ from pipeline.kubeflow.record import Record
 from pipeline.registry import RunInputs
 from pipeline.runners import local
 from pipeline.runs import Request
-from pipeline.workdir import Workdir
+from pipeline.workdir import Workdir, refuse_inside
+
+# In the registry: who pushed. Nothing of this run alone, which would push it anew each time.
+_BY = "a run on Kubeflow"
 
 
 def run(given: ExecutorInput, workdir: Workdir, record: Record) -> None:
@@ -38,7 +41,7 @@ def run(given: ExecutorInput, workdir: Workdir, record: Record) -> None:
     Raises:
       ConfigError: the overrides name what there is not, or a value that its key refuses.
       DataRefused: there is nothing to train on.
-      UsageError: the champion named is none.
+      UsageError: the champion named is none, or the workdir lies in the data.
     """
     values = given.parameters
     compiled = Config.model_validate_json(values[names.CONFIG])
@@ -48,12 +51,14 @@ def run(given: ExecutorInput, workdir: Workdir, record: Record) -> None:
     listed = window.parse(values[names.SPANS])
     _write_request(record, replace(asked, spans=listed))
     config = merge(compiled, values[names.OVERRIDES])
+    if not listed:
+        refuse_inside(workdir.root, values[names.DATA])
     with workdir.lock(wait=True):
         found = look_at(given, config, listed)
         request = resolve(config, found, workdir, values[names.CHAMPION], record.run.root.name)
-        request = replace(request, spans=listed)
+        request = replace(request, spans=listed, origins=_origins(compiled, config))
         _write_request(record, request)
-        local.keep_own_model(record.run, request.config["train"]["model"])
+        local.keep_own_models(record.run, request)
     _give_properties(given, workdir, request)
     write_output(given, {})
 
@@ -83,6 +88,17 @@ def merge(config: Config, overrides: str) -> Config:
             )
     _check_steps(config, effective.config)
     return effective.config
+
+
+def _origins(compiled: Config, config: Config) -> dict[str, str]:
+    """Returns {section.key: who set it} of the values that are not the defaults."""
+    default = {key: value for key, value, _ in configuration.entries(Config())}
+    before = {key: value for key, value, _ in configuration.entries(compiled)}
+    return {
+        key: "the compiled package" if value == before[key] else names.OVERRIDES
+        for key, value, _ in configuration.entries(config)
+        if value != before[key] or value != default[key]
+    }
 
 
 def _check_steps(compiled: Config, wanted: Config) -> None:
@@ -155,7 +171,11 @@ def resolve(config: Config, found: Scan, workdir: Workdir, champion: str, run_na
     request = local.request(workdir, effective, found, run_name, named)
     # The workdir is let go until the push, which has to find the same version served.
     served = registry.open(workdir.serving(config.push.model_name)).current or 0
-    return replace(request, inputs={**request.inputs, "served": served})
+    return replace(
+        request,
+        lineage={**request.lineage, "by": _BY},
+        inputs={**request.inputs, "served": served},
+    )
 
 
 def _named_champion(champion: str, models: registry.Registry) -> RunInputs:

@@ -20,13 +20,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline import runs
+from pipeline import events, runs
 from pipeline.errors import SafelightError
+from pipeline.features import TRAIN
 from pipeline.kubeflow import names
 from pipeline.runs import RunDir
 from pipeline.workdir import Workdir
 
 _SHORT = 8
+_TRAINED_ON = f"Split-{TRAIN}"
 
 
 @dataclass(frozen=True)
@@ -73,13 +75,27 @@ class Record:
         return StepRecord(**json.loads(path.read_text("utf-8"))) if path.is_file() else None
 
     def keep(self, node: str, key: str, source: Path) -> None:
-        """Copies an artifact for the report, unless it is there already or too large."""
+        """Copies an artifact for the report, unless it is there already or too large.
+
+        Of examples that are too large the training images are left out: what looks at a champion's
+        own images later (label noise, drift of its features) takes those that it was not fitted to.
+        """
         target = self.copies / node / key
-        if target.exists() or not source.is_dir() or _size(source) > self.limit_bytes:
+        if target.exists() or not source.is_dir():
             return
+        left_out: tuple[str, ...] = ()
+        if _size(source) > self.limit_bytes:
+            left_out = (_TRAINED_ON,)
+            if _size(source) - _size(source / _TRAINED_ON) > self.limit_bytes:
+                events.note(
+                    f"{node}'s {key} is over {self.limit_bytes / 1e6:,.0f} MB "
+                    "(kubeflow.record_megabytes): no copy of it is kept beside the run's record"
+                )
+                return
         target.parent.mkdir(parents=True, exist_ok=True)
         incoming = target.with_name(f".{key}.{os.getpid()}")
-        shutil.copytree(source, incoming, copy_function=shutil.copyfile)
+        leave = shutil.ignore_patterns(*left_out)
+        shutil.copytree(source, incoming, ignore=leave, copy_function=shutil.copyfile)
         try:
             incoming.rename(target)
         except OSError:

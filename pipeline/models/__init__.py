@@ -18,7 +18,7 @@ from keras import layers
 
 from pipeline import presets
 from pipeline.config import Train
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, first_line
 from pipeline.heads import LABEL, Head
 from pipeline.models import cnn, feature_vector, own, pretrained, weights
 
@@ -108,7 +108,17 @@ def rebuild(
         features = layers.Dropout(dropout)(features)
     answers = {head.name: _answer(head, features) for head in heads}
     outputs = answers if len(heads) > 1 else answers[heads[0].name]
-    return keras.Model(pixels, outputs, name=_model_name(architecture))
+    try:
+        return keras.Model(pixels, outputs, name=_model_name(architecture))
+    except ValueError as error:
+        if not architecture["model"]:
+            raise
+        raise ConfigError(
+            f"train.model {architecture['model']!r} makes no network with the heads: "
+            f"{first_line(error)} Its features have to come from the Keras tensor that it is "
+            "called with, and none of its layers may be called pixels, pooled, probabilities or "
+            "like another."
+        ) from error
 
 
 def assets(model: keras.Model) -> Path | None:
@@ -182,11 +192,12 @@ def _pooled(found: keras.KerasTensor, pooling: str) -> keras.KerasTensor:
 
 
 def _answer(head: Head, features: keras.KerasTensor) -> keras.KerasTensor:
+    # Other layers are called "head", "pooled" or "dense", and so may a head of train.heads be.
+    name = "probabilities" if head.name == LABEL else f"{head.name}_head"
     # Whatever the precision of the layers before, answers are float32.
     if head.kind == "regression":
-        number = layers.Dense(1, name=head.name, dtype="float32")(features)
+        number = layers.Dense(1, name=name, dtype="float32")(features)
         return keras.ops.squeeze(number, axis=-1)
-    name = "probabilities" if head.name == LABEL else head.name
     return layers.Dense(len(head.classes), activation="softmax", name=name, dtype="float32")(
         features
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -70,7 +70,7 @@ class FeatureVector(keras.layers.Layer):
         function, concrete = _traced(self.loaded, spec, self.directory)
         self._function = function
         # Keras's variables around the SavedModel's own, not copies of them.
-        self._shared = [_shared(variable) for variable in concrete.variables]
+        self._shared = [_shared(variable) for variable in _ordered(self.loaded, concrete.variables)]
         self.built = True
 
     def call(self, pixels: tf.Tensor) -> tf.Tensor:
@@ -93,6 +93,17 @@ class FeatureVector(keras.layers.Layer):
     def get_config(self) -> dict[str, Any]:
         """Returns what the layer was made of."""
         return {**super().get_config(), "path": self.directory}
+
+
+def _ordered(loaded: Any, variables: Iterable[tf.Variable]) -> list[tf.Variable]:
+    """Returns variables as the SavedModel lists them.
+
+    A traced function has them in the order of their addresses, another each time: weights that are
+    kept by their order would come back in others of the same shape.
+    """
+    listed = tf.train.TrackableView(loaded).descendants()
+    place = {id(one): number for number, one in enumerate(listed)}
+    return sorted(variables, key=lambda variable: place[id(variable)])
 
 
 def _shared(variable: tf.Variable) -> keras.Variable:

@@ -26,15 +26,10 @@ def unfreeze(model: keras.Model, what: str, *, keep_statistics: bool = False) ->
     Raises:
       ConfigError: there is no such layer, or nothing that could be frozen.
     """
+    first = first_trained(model, what)
     backbone = pretrained.find(model)
     if backbone is None:
-        if what != phases.ALL:
-            raise ConfigError(
-                f"train.phases unfreezes {what!r}, but this network has no backbone. Leave "
-                "unfreeze out; or, in a function of your own, return a Keras model."
-            )
         return
-    first = 0 if what in (phases.ALL, phases.NONE) else _first(backbone, what)
     backbone.trainable = what != phases.NONE
     if isinstance(backbone, FeatureVector):
         return
@@ -43,6 +38,23 @@ def unfreeze(model: keras.Model, what: str, *, keep_statistics: bool = False) ->
     if keep_statistics:
         for layer in normalizations(backbone):
             layer.trainable = False
+
+
+def first_trained(model: keras.Model, what: str) -> int:
+    """Returns the index of the first of the backbone's layers that `unfreeze` trains.
+
+    Nothing is changed: so a later phase can be asked for before the first one begins.
+
+    Raises:
+      ConfigError: as `unfreeze`.
+    """
+    backbone = pretrained.find(model)
+    if backbone is None and what != phases.ALL:
+        raise ConfigError(
+            f"train.phases unfreezes {what!r}, but this network has no backbone. Leave "
+            "unfreeze out; or, in a function of your own, return a Keras model."
+        )
+    return 0 if what in (phases.ALL, phases.NONE) else _first(backbone, what)
 
 
 def normalizations(network: keras.Model) -> Iterator[keras.layers.BatchNormalization]:

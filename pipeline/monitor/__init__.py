@@ -185,13 +185,15 @@ def seen(entries: Iterable[dict[str, Any]]) -> Seen:
     """Returns what the entries of request logs tell."""
     listed = list(entries)
     return Seen(
-        facts={
-            name: np.array([entry["facts"][name] for entry in listed], np.float64)
-            for name in FLOAT_FACTS
-        },
+        facts={name: _as_kept([entry["facts"][name] for entry in listed]) for name in FLOAT_FACTS},
         predicted=Counter(entry["label"] for entry in listed),
         scores=np.array([entry["score"] for entry in listed], np.float64),
     )
+
+
+def _as_kept(values: Sequence[float]) -> Floats:
+    """Returns a fact's values as exact as ingest keeps them: 4/3 has to be training's 4/3."""
+    return np.array(values, np.float32).astype(np.float64)
 
 
 def baseline(workdir: Workdir, run_id: str) -> Seen:

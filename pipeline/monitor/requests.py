@@ -184,7 +184,7 @@ def _there(name: str, inputs: Any) -> str:
 
 def _entry(encoded: bytes, **answer: Any) -> dict[str, Any] | None:
     try:
-        image = images.prepare(encoded, min_side=1)
+        image = images.prepare(encoded, min_side=1, max_pixels=images.MOST_PIXELS)
     except images.BadImage:
         return None
     return {
@@ -197,7 +197,8 @@ def _entry(encoded: bytes, **answer: Any) -> dict[str, Any] | None:
 
 
 def _unreadable(log: Path, error: Exception) -> UsageError:
+    why = (isinstance(error, OSError) and error.strerror) or first_line(error)
     return UsageError(
-        f"The log {log} can't be read ({first_line(error)}); expected a file of JSON lines, or "
+        f"The log {log} can't be read ({why}); expected a file of JSON lines, or "
         "TFRecords of PredictionLog."
     )

@@ -92,6 +92,12 @@ class Registry:
         theirs = (champion.data, champion.config, champion.code, champion.inputs)
         return champion if theirs == ours else None
 
+    def pushed_by(self, run_id: str) -> Entry | None:
+        """Returns the version that a run published, or None; a rollback's is the operator's."""
+        return next(
+            (one for one in self.entries if (one.run_id, one.restores) == (run_id, None)), None
+        )
+
     def publish(self, source: Path, origin: Origin, served: int | None = None) -> Entry:
         """Copies the export at `source` to the next version, makes it current, and returns it.
 
@@ -177,7 +183,7 @@ class Registry:
             raise NotBlessed(
                 f"Version {self.pinned.version} is pinned since {self.pinned.since} by "
                 f"{self.pinned.by} ({self.pinned.why}): nothing else may be served. "
-                "Take the pin away with: safelight unpin"
+                "Take the pin away with: safelight unpin --workdir DIR"
             )
 
     def _check_served(self, then: int | None) -> None:

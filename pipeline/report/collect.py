@@ -85,13 +85,7 @@ class Record:
     def __init__(self, workdir: Workdir, run: RunDir) -> None:
         self.workdir = workdir
         self.run = run
-        try:
-            self.request: Request = run.read_request()
-        except (OSError, ValueError, TypeError) as error:
-            raise SafelightError(
-                f"The record of the run {run.root.name} can't be read: expected {run.request} with "
-                f"the JSON of a request; received {error}. Restore the file, or name another run."
-            ) from error
+        self.request: Request = run.read_request()
         self.unreadable: list[str] = []
 
     @cached_property
@@ -99,8 +93,8 @@ class Record:
         """How the run ended; None if it was killed, or has not ended yet."""
         try:
             return self.run.read_result()
-        except (ValueError, TypeError, KeyError) as error:
-            self._cannot_read(self.run.result, error)
+        except SafelightError as error:
+            self.unreadable.append(str(error))
             return None
 
     @cached_property
@@ -127,8 +121,8 @@ class Record:
         """{node: {output key: URI}} of the nodes that ended."""
         try:
             return self.run.read_artifacts()
-        except ValueError as error:
-            self._cannot_read(self.run.artifacts, error)
+        except SafelightError as error:
+            self.unreadable.append(str(error))
             return {}
 
     def folder(self, node: str, output: str) -> Path | None:

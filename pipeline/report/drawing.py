@@ -110,9 +110,9 @@ def label_places(wanted: Sequence[float]) -> list[float]:
     return [place - over for place in placed] if over > 0 else placed
 
 
-def last(values: Sequence[float | None]) -> float:
-    """Returns the last number among the values, or 0."""
-    return next((v for v in reversed(values) if is_number(v)), 0.0)
+def last(values: Sequence[float | None]) -> float | None:
+    """Returns the last number among the values, or None where there is none."""
+    return next((v for v in reversed(values) if is_number(v)), None)
 
 
 def is_number(value: float | None) -> TypeGuard[float]:

@@ -66,14 +66,17 @@ def line_chart(
     drawn += [drawing.part(axes, at, name) for at, name in parts]
     if best is not None:
         drawn.append(drawing.vertical(axes, best))
-    places = drawing.label_places([axes.at(0, drawing.last(line.y))[1] for line in series])
-    for number, line in enumerate(series):
-        drawn.append(_line(axes, x, line, number))
-        end = drawing.WIDTH - names_width + 6
-        drawn.append(
-            f'<text class="name s{number}" x="{end:.1f}" y="{places[number] + 4:.1f}">'
-            f"{escape(line.name)}</text>"
-        )
+    drawn += [_line(axes, x, line, number) for number, line in enumerate(series)]
+    # A line without a value has no end for its name to stand at.
+    ends = {number: drawing.last(line.y) for number, line in enumerate(series)}
+    named = {number: end for number, end in ends.items() if end is not None}
+    places = drawing.label_places([axes.at(0, end)[1] for end in named.values()])
+    at = drawing.WIDTH - names_width + 6
+    drawn += [
+        f'<text class="name s{number}" x="{at:.1f}" y="{place + 4:.1f}">'
+        f"{escape(series[number].name)}</text>"
+        for number, place in zip(named, places, strict=True)
+    ]
     return drawing.svg(title, "".join(drawn))
 
 
@@ -150,7 +153,9 @@ def histogram(
         x, y = axes.at(left, count)
         width, base = axes.at(right, 0)[0] - x, drawing.HEIGHT - drawing.BOTTOM
         bars.append(f"M{x + 0.5:.1f} {base:.1f}V{y:.1f}h{width - 1:.1f}V{base:.1f}z")
-    drawn = [drawing.grid(axes, ticks, lambda value: f"{value:,.0f}")]
+    # There is no half of an image: at a step of 2.5, a line in two has no whole number.
+    whole = [tick for tick in ticks if tick.is_integer()]
+    drawn = [drawing.grid(axes, whole, lambda value: f"{value:,.0f}")]
     drawn.append(f'<path class="bars" d="{"".join(bars)}"/>')
     drawn.append(drawing.vertical(axes, 0))
     for value, anchor in ((edges[0], "start"), (0.0, "middle"), (edges[-1], "end")):

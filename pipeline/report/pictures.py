@@ -31,7 +31,7 @@ class Picture:
 def of_file(encoded: bytes) -> Picture | None:
     """Returns the thumbnail of an encoded image, or None where it can't be read."""
     try:
-        pixels = images.prepare(encoded, min_side=1).pixels
+        pixels = images.prepare(encoded, min_side=1, max_pixels=images.MOST_PIXELS).pixels
     except images.BadImage:
         return None
     return of_pixels(pixels)

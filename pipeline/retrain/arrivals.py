@@ -44,8 +44,12 @@ class Arrivals:
 
     def take(self) -> list[str]:
         """Takes every complete span; returns what is said of the others."""
+        pattern = self._config.retrain.pattern
+        found = spans.find(self._root, pattern)
+        if not found:
+            return [spans.none_found(self._root, pattern)]
         waiting = []
-        for span in spans.find(self._root, self._config.retrain.pattern):
+        for span in found:
             try:
                 waiting.append(self._one(span))
             except FileNotFoundError:

@@ -18,6 +18,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import filelock
 from prometheus_client import CollectorRegistry, Counter, Gauge, make_wsgi_app
+from rich.markup import escape
 from watchdog.events import FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
 
@@ -107,7 +108,7 @@ class Daemon:
             return
         except (SafelightError, OSError) as error:
             # A full disk, a folder that is gone for a moment: told, and tried again.
-            console.stderr.print(f"[bold red]error:[/] {error}", markup=True)
+            console.stderr.print(f"[bold red]error:[/] {escape(str(error))}")
             self._state.ended(str(error), healthy=False)
             return
         self._state.count(done, self._champion())
@@ -127,7 +128,7 @@ class Daemon:
             observer.schedule(_Waker(self._wake), str(self._root), recursive=True)
             observer.start()
         except OSError as error:  # no such folder yet, or the kernel's limit of watches
-            console.stderr.print(f"No file events ({error}): polling alone.")
+            console.stderr.print(f"No file events ({escape(str(error))}): polling alone.")
             return None
         return observer
 

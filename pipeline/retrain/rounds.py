@@ -291,7 +291,7 @@ class Rounds:
         request = self._request(plan.window, run_id, golden, by)
         run = RunDir(self.workdir.runs / run_id)
         run.write_request(request)
-        local.keep_own_model(run, request.config["train"]["model"])
+        local.keep_own_models(run, request)
         self.ledger.add(self._clock(), "attempt", run_id=run_id)
         try:
             result = local.execute(self.workdir, run, lock, self._watch, log_to_screen)
@@ -353,12 +353,15 @@ class Rounds:
 
     def _close(self, book: Book, result: Result, window: Sequence[Record], attempt: str) -> None:
         """Records how a training ended, and what that means for its spans."""
+        verdict = _verdict(RunDir(self.workdir.runs / result.run_id))
+        # Blessed and not pushed: something else was served meanwhile, which has not seen the spans.
+        blessed = bool(verdict.get("blessed"))
         if result.outcome == "invalid_data":
             reason = result.reasons[0] if result.reasons else "validation refused the data"
             for record in window:
                 if not record.trained:
                     self._quarantine(book, record, f"{reason} (run {result.run_id})")
-        elif result.outcome != "failed":
+        elif result.outcome != "failed" and not (result.outcome == "not_blessed" and blessed):
             book.mark_trained({record.fingerprint for record in window})
         self.ledger.add(
             self._clock(),
@@ -367,17 +370,17 @@ class Rounds:
             outcome=result.outcome,
             version=result.version,
             reasons=result.reasons,
-            forgetting=_forgetting(RunDir(self.workdir.runs / result.run_id)),
+            forgetting=verdict.get("forgetting", []),
         )
 
 
-def _forgetting(run: RunDir) -> list[dict[str, Any]]:
-    """Returns what the run's verdict tells of older spans, if it came to one."""
+def _verdict(run: RunDir) -> dict[str, Any]:
+    """Returns the run's verdict.json; nothing if it didn't come to one."""
     blessing = run.read_artifacts().get("BlessingGate", {}).get("blessing")
     file = None if blessing is None else Path(blessing) / "verdict.json"
     if file is None or not file.is_file():
-        return []
-    found: list[dict[str, Any]] = json.loads(file.read_text("utf-8")).get("forgetting", [])
+        return {}
+    found: dict[str, Any] = json.loads(file.read_text("utf-8"))
     return found
 
 

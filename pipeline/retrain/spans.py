@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.errors import UsageError
+from pipeline.errors import UsageError, bounded
 
 SUCCESS = "_SUCCESS"
 _FIELDS = ("SPAN", "VERSION", "YYYY", "MM", "DD")
@@ -57,6 +57,14 @@ def find(root: Path, pattern: str) -> list[Span]:
         if known is None or known.version < span.version:
             found[span.number] = span
     return [found[number] for number in sorted(found)]
+
+
+def none_found(root: Path, pattern: str) -> str:
+    """Returns what to say of a folder in which no span was found."""
+    with os.scandir(root) as entries:
+        others = sorted(entry.name for entry in entries if entry.is_dir())
+    found = f"{bounded(others)} there do not match" if others else "there is no folder yet"
+    return f"No folder in {root} is a span by retrain.pattern {pattern}: {found}."
 
 
 def marked(span: Span) -> bool:

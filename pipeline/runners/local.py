@@ -46,7 +46,7 @@ def prepare(workdir: Workdir, effective: Effective, scan: Scan) -> RunDir:
     run = RunDir(workdir.runs / run_id)
     asked = request(workdir, effective, scan, run_id)
     run.write_request(asked)
-    keep_own_model(run, asked.config["train"]["model"])
+    keep_own_models(run, asked)
     return run
 
 
@@ -61,9 +61,10 @@ def check(workdir: Workdir, effective: Effective, scan: Scan) -> None:
     hardware.check(effective.config.train)
 
 
-def keep_own_model(run: RunDir, name: str) -> None:
-    """Copies the source of train.model, if there is one, into the run's record."""
-    if name:
+def keep_own_models(run: RunDir, request: Request) -> None:
+    """Copies the source of train.model, or of each that a search may try, into the record."""
+    config = Config.model_validate(request.config)
+    for name in filter(None, search.named("model", config.train, config.tune)):
         source = own_model.source(name)
         shutil.copyfile(source, run.root / source.name)
 
@@ -207,13 +208,15 @@ def execute(
         )
         try:
             _follow(worker, run, watch)
-        except KeyboardInterrupt:
+        except BaseException:
+            # Ctrl-C, or a terminal that is gone. Whoever gives the workdir back unlocks it for the
+            # worker too: so that one ends first.
             _stop(worker)
             raise
     result = run.read_result()
     if result is not None:
         return result
-    _without_result(run, worker.returncode)
+    _without_result(workdir, run, worker.returncode)
     return _reported(workdir, run)
 
 
@@ -252,7 +255,7 @@ def _stop(worker: subprocess.Popen[bytes]) -> None:
     worker.terminate()
     try:
         worker.wait(_STOP_SECONDS)
-    except subprocess.TimeoutExpired:
+    except (subprocess.TimeoutExpired, KeyboardInterrupt):  # a second Ctrl-C does not wait
         os.killpg(worker.pid, signal.SIGKILL)
         worker.wait()
 
@@ -271,7 +274,7 @@ def _reported(workdir: Workdir, run: RunDir) -> Result:
     return result
 
 
-def _without_result(run: RunDir, returncode: int) -> None:
+def _without_result(workdir: Workdir, run: RunDir, returncode: int) -> None:
     """Writes the result of a worker that died before it could."""
     if returncode < 0:
         how = f"was ended by {signal.Signals(-returncode).name}"
@@ -286,7 +289,19 @@ def _without_result(run: RunDir, returncode: int) -> None:
         f"The worker {how}{advice}. {run.log} has its last words; "
         "run the same command again to go on from the last finished stage."
     )
-    run.write_result(Result(run_id=run.root.name, outcome="failed", reasons=[reason]))
+    # It may have died behind its push, or within one that is finished here.
+    serving = workdir.serving(run.read_request().config["push"]["model_name"])
+    pushed = registry.open(serving).pushed_by(run.root.name)
+    run.write_result(
+        Result(
+            run_id=run.root.name,
+            outcome="failed",
+            reasons=[reason],
+            metrics=pushed.metrics if pushed else {},
+            pushed_to=str(serving / str(pushed.version)) if pushed else None,
+            version=pushed.version if pushed else None,
+        )
+    )
 
 
 def _check_disk(workdir: Workdir, scan: Scan) -> None:

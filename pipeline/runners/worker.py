@@ -18,14 +18,17 @@ import traceback
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
-from pipeline import events, lifetime, runs, spares
+from pipeline import events, lifetime, registry, runs, spares
 from pipeline.config import Config
-from pipeline.errors import DataRefused, NotBlessed, SafelightError, known_cause
+from pipeline.errors import DataRefused, NotBlessed, SafelightError, known_cause, of_disk
+from pipeline.runners import metadata
 from pipeline.runs import Outcome, Request, Result, RunDir, Stage
 from pipeline.trainer import train
 from pipeline.workdir import Workdir
+
+_FULL: Final = ("No space left on device", "database or disk is full")
 
 
 class Interrupted(SafelightError):
@@ -67,9 +70,9 @@ class Execution:
             self._run_nodes()
         except Exception as error:  # noqa: BLE001 - whatever it is, the run ends with a result
             traceback.print_exc()
-            known = known_cause(error)
+            known = known_cause(error) or of_disk(error)
             # What failed may stand behind the push: its model is served all the same.
-            pushed = self.pushed if self._pushed_now() else {}
+            pushed = self.pushed if self._pushed_now() else self._published()
             return self._result(_outcome(known), _reasons(known, error), pushed)
         return self._finished()
 
@@ -77,6 +80,7 @@ class Execution:
         # Here TensorFlow and TFX are imported: seconds that the person is told about.
         started = time.monotonic()
         config = Config.model_validate(self.request.config)
+        metadata.check(config.metadata.url, self.workdir.metadata)
         # Importing takes one core. Where this very model is what is served, none is trained.
         if config.tune.algorithm == "off" and not self.request.inputs["published"]:
             train.ahead(config.train)
@@ -125,6 +129,15 @@ class Execution:
 
     def _pushed_now(self) -> bool:
         return self.pushed.get("published_by") == self.request.run_id
+
+    def _published(self) -> dict[str, str]:
+        """Returns what Pusher would have told, had it not been stopped behind its push."""
+        serving = self.workdir.serving(self.request.config["push"]["model_name"])
+        entry = registry.read(serving).pushed_by(self.request.run_id)
+        if entry is None:
+            return {}
+        place = str(serving / str(entry.version))
+        return {"pushed_version": str(entry.version), "pushed_destination": place}
 
     def _result(self, outcome: Outcome, reasons: list[str], pushed: Mapping[str, str]) -> Result:
         summary = self._read("ImageExampleGen", "ingest_report", "summary.json")
@@ -186,7 +199,11 @@ def _report(workdir: Workdir, run: RunDir, result: Result) -> None:
 def _reasons(known: SafelightError | None, error: BaseException) -> list[str]:
     if known is not None:
         return [str(known), *known.reasons]
-    return [f"{type(error).__name__}: {error}".strip()]
+    said = f"{type(error).__name__}: {error}".strip()
+    # TensorFlow and SQLite have errors of their own for what Python calls OSError.
+    if any(sign in said for sign in _FULL):
+        said += ". The disk is full: free some space, and run the same command again."
+    return [said]
 
 
 def _peak_memory_mb() -> int:
@@ -197,6 +214,9 @@ def _peak_memory_mb() -> int:
 
 
 def _stop(signum: int, frame: object) -> NoReturn:
+    # A service manager tells all processes, and the parent's end tells this one again: what is
+    # cleaned up and written now is not to be stopped.
+    signal.signal(signum, lambda *_: None)
     # An Exception, so that TFX removes the half-written outputs of the node that was running.
     raise Interrupted("The run was stopped. Run the same command again to go on from here.")
 

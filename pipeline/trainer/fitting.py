@@ -75,16 +75,12 @@ def compile_model(
       phase: by default the first.
 
     Raises:
-      ConfigError: the phase can't train what it names, or ends before its first update.
+      ConfigError: a phase can't train what it names, or ends before its first update.
     """
-    phase = phase or phases.plan(train)[0]
-    batches = phase.epochs * steps_per_epoch
-    if train.accumulate > batches:
-        raise ConfigError(
-            f"train.accumulate={train.accumulate} adds up more batches than there are: {batches}, "
-            f"by {phase.epochs} epochs of {steps_per_epoch}: nothing would be learned. Lower it "
-            "or train.batch_size, or raise train.epochs."
-        )
+    plan = phases.plan(train)
+    for number, each in enumerate(plan, 1):  # the later ones too: the epochs before would be lost
+        _check_phase(model, train, each, number, steps_per_epoch)
+    phase = phase or plan[0]
     if train.phases or train.weights:  # else a network of the user's own keeps what it froze
         freezing.unfreeze(model, phase.unfreeze, keep_statistics=bool(train.weights))
     fitted_by: Any = {head.name: losses.loss(head, train) for head in heads}
@@ -100,6 +96,23 @@ def compile_model(
         jit_compile=train.xla,
     )
     model.optimizer.build(model.trainable_variables)
+
+
+def _check_phase(
+    model: keras.Model, train: Train, phase: Phase, number: int, steps_per_epoch: int
+) -> None:
+    if train.phases:
+        freezing.first_trained(model, phase.unfreeze)
+    batches = phase.epochs * steps_per_epoch
+    if train.accumulate > batches:
+        where, longer = "there are", "raise train.epochs"
+        if train.phases:
+            where, longer = f"phase {number} of train.phases has", "give it more epochs"
+        raise ConfigError(
+            f"train.accumulate={train.accumulate} adds up more batches than {where}: {batches}, "
+            f"by {phase.epochs} epochs of {steps_per_epoch}: nothing would be learned. Lower it "
+            f"or train.batch_size, or {longer}."
+        )
 
 
 def restore(model: keras.Model, state: State) -> None:
@@ -152,7 +165,8 @@ def fit(
       make_batches: gives the batches from an epoch on.
       train: the configuration, completed.
       heads: the model's.
-      state: the last finished epoch's, or an empty one; not a finished one.
+      state: the last finished epoch's, or an empty one. Of a training that was killed behind its
+        last epoch the logs and the weights are brought back, and nothing is trained.
       run_dir: gets TensorBoard's logs, those of the epochs before included.
       checkpoints: written at each epoch's end.
       callbacks: called before ours, with the evaluated weights in the model at an epoch's end.

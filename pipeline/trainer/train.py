@@ -236,8 +236,7 @@ def check_child(job: Job, code: int) -> None:
     """
     if code == 0:
         return
-    if code > 0 and job.failure.exists():
-        failure = json.loads(job.failure.read_text())
+    if code > 0 and (failure := _left(job.failure)):
         # The class decides the exit code; a class of the child's own becomes the general one.
         kind = getattr(errors, failure["kind"], TrainingFailed)
         raise kind(failure["message"], failure["reasons"])
@@ -252,6 +251,15 @@ def check_child(job: Job, code: int) -> None:
         f"{_who(job)} ended with {how} and left no message; the run's log has its last "
         "words. Run again: it goes on behind the last finished epoch."
     )
+
+
+def _left(path: Path) -> dict[str, Any]:
+    """Returns what a child wrote before it ended; nothing where the disk was full for that, too."""
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found
 
 
 def _who(job: Job) -> str:

@@ -109,7 +109,6 @@ class Trained:
 
 def _train(job: Job, setup: Setup) -> Trained:
     """Trains one model, or goes on training it."""
-    from pipeline import models
     from pipeline.trainer import fitting, training, warm
 
     checkpoints = Checkpoints(job.checkpoints, _identity(job, setup))
@@ -125,12 +124,9 @@ def _train(job: Job, setup: Setup) -> Trained:
         events.note(
             f"Training goes on behind epoch {resumed_from}, which an interrupted run had finished."
         )
-    if state.finished:  # killed between the last epoch and the export
-        models.set_weights(model, state.best_weights)
-    else:
-        state = training.fit(
-            setup, model, job.train, state=state, run_dir=job.run_dir, checkpoints=checkpoints
-        )
+    state = training.fit(
+        setup, model, job.train, state=state, run_dir=job.run_dir, checkpoints=checkpoints
+    )
     history = fitting.history(state, resumed_from, setup.fitted_on.examples)
     return Trained(model, state, history, checkpoints, began_with.startswith(warm.TAKEN))
 

@@ -268,6 +268,12 @@ def _calibrated(setup: Setup, plain: keras.Model) -> Fitted:
         said.append(data.unpacked(plain.predict_on_batch(pixels))[heads.LABEL])
         truth.append(data.unpacked(targets)[heads.LABEL].numpy())
     fitted = calibration.fit(np.concatenate(said), np.concatenate(truth), setup.calibration)
+    if fitted.temperature == calibration.UNTOLD:
+        events.warn(
+            f"The {setup.calib.examples:,} images of the split calib tell no temperature: as when "
+            "all of them are answered rightly. The probabilities stay the network's own. Add "
+            "images, or raise calibration.share."
+        )
     if setup.calibration.target_precision is not None and fitted.threshold is None:
         events.warn(
             f"No threshold shows a precision of {setup.calibration.target_precision:g} on the "

@@ -176,15 +176,16 @@ class Bench:
 
     def _asked(self, served: Export) -> npt.NDArray[np.float32]:
         """Returns what an export answers about the wanted images, float32 [images, classes]."""
-        rows = {name: row for row, name in enumerate(self.wanted)}
-        answers = np.full((len(rows), len(served.classes)), np.nan, np.float32)
+        rows = pixels.rows_of(self.wanted)
+        answers = np.full((len(self.wanted), len(served.classes)), np.nan, np.float32)
         spec = {features.ID: tf.io.FixedLenFeature([], tf.string)}
         for batch in tf.data.TFRecordDataset(list(self.job.test_files)).batch(_BATCH):
             ids = tf.io.parse_example(batch, spec)[features.ID].numpy()
-            among = [index for index, name in enumerate(ids) if name in rows]
+            among = [(index, rows[name].pop()) for index, name in enumerate(ids) if rows.get(name)]
             if among:
-                said = served.serve_examples(tf.gather(batch, among)).probabilities
-                answers[[rows[ids[index]] for index in among]] = said
+                asked, places = zip(*among, strict=True)
+                said = served.serve_examples(tf.gather(batch, asked)).probabilities
+                answers[list(places)] = said
         return answers
 
 

@@ -56,22 +56,32 @@ def of_ids(source: Input, files: Sequence[str], wanted: Sequence[bytes], place: 
     Raises:
       SafelightError: an image is not in the files.
     """
-    rows = {name: row for row, name in enumerate(wanted)}
+    rows = rows_of(wanted)
     value_range = source.value_range()
     shape = (len(wanted), *source.shape)
     pixels = np.lib.format.open_memmap(place, "w+", np.uint8, shape)
-    left = set(rows)
     for ids, batch in _batches(source, files):
         for index, name in enumerate(ids):
-            if name in left:
-                left.discard(name)
-                pixels[rows[name]] = as_bytes(batch[index], value_range)
+            if rows.get(name):
+                pixels[rows[name].pop()] = as_bytes(batch[index], value_range)
+    left = sum(map(len, rows.values()))
     if left:
         raise SafelightError(
-            f"{len(left)} of {len(wanted)} test images that the predictions name are not in the "
+            f"{left} of {len(wanted)} test images that the predictions name are not in the "
             "examples. Run again."
         )
     return pixels
+
+
+def rows_of(wanted: Sequence[bytes]) -> dict[bytes, list[int]]:
+    """Returns the rows of each id, the first one last, where `pop` takes it.
+
+    Two images of a window may have one name; they stand in the files in the order of their rows.
+    """
+    rows: dict[bytes, list[int]] = {}
+    for row in reversed(range(len(wanted))):
+        rows.setdefault(wanted[row], []).append(row)
+    return rows
 
 
 def representative(source: Input, files: Sequence[str], examples: int, count: int) -> Bytes:

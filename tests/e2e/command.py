@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from tests import signals
 
 COMMAND = str(Path(sys.executable).with_name("safelight"))
 STAGES = [
@@ -72,5 +73,5 @@ def start(*arguments: object) -> subprocess.Popen[str]:
         text=True,
         env=environment(),
         # A shell's background job ignores Ctrl-C, and so would all that it starts.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=signals.heeded,
     )
