@@ -23,7 +23,7 @@ from pipeline.errors import UsageError
 from pipeline.ingest import corrections
 from pipeline.runs import Request, RunDir
 from pipeline.workdir import Workdir, open_workdir
-from tests import graphs, jobs, pages
+from tests import graphs, jobs, pages, signals
 
 SIZE = 16
 EACH = 30
@@ -389,7 +389,7 @@ def test_ctrl_c_ends_the_child_and_a_second_call_goes_on(workdir, tmp_path):
         "'--output', sys.argv[2]])"
     )
     before = set((workdir.cache / "audit").glob("*"))
-    process = subprocess.Popen([sys.executable, "-c", code, *arguments])
+    process = subprocess.Popen([sys.executable, "-c", code, *arguments], preexec_fn=signals.heeded)
 
     def folder() -> Path | None:
         return next(iter(set((workdir.cache / "audit").glob("*")) - before), None)
