@@ -261,7 +261,7 @@ def main() -> None:
     try:
         app()
     except (SafelightError, OSError) as error:
-        known = error if isinstance(error, SafelightError) else of_disk(error)
+        known = _known(error)
         if known is None:
             raise
         if _debug:
@@ -306,6 +306,10 @@ def _run(
     return result
 
 
+def _known(error: SafelightError | OSError) -> SafelightError | None:
+    return error if isinstance(error, SafelightError) else of_disk(error)
+
+
 def _ended(run: runs.RunDir) -> Result | None:
     """Returns how a run ended; of one that can't be read, a warning says so."""
     try:
@@ -338,7 +342,7 @@ def _json_on_error(as_json: bool) -> Iterator[None]:
     except KeyboardInterrupt:
         raise _stopped(as_json) from None
     except (SafelightError, OSError) as error:
-        known = error if isinstance(error, SafelightError) else of_disk(error)
+        known = _known(error)
         if as_json and known is not None:
             outcome = _OUTCOMES.get(known.exit_code, "failed")
             print(Result("", outcome, reasons=[str(known), *known.reasons]).to_json())

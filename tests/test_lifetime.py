@@ -24,9 +24,9 @@ time.sleep(60)
 """
 
 
-@pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGTERM])
-def test_a_child_ends_with_its_parent(by):
-    command = [sys.executable, "-c", PARENT, CHILD, str(int(by))]
+def ends_with(*code: str) -> None:
+    """Runs Python that prints a process's number, and kills it: so that process ends too."""
+    command = [sys.executable, "-c", *code]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
         child = psutil.Process(int(parent.stdout.readline()))
@@ -34,6 +34,11 @@ def test_a_child_ends_with_its_parent(by):
         parent.wait(10)
         child.wait(10)
     assert not child.is_running()
+
+
+@pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGTERM])
+def test_a_child_ends_with_its_parent(by):
+    ends_with(PARENT, CHILD, str(int(by)))
 
 
 def test_one_whose_parent_has_died_already_ends_at_once():
@@ -54,14 +59,7 @@ server.wait()
 
 
 def test_a_server_ends_with_a_command_that_is_killed():
-    command = [sys.executable, "-c", SERVER]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
-        assert parent.stdout is not None
-        server = psutil.Process(int(parent.stdout.readline()))
-        parent.send_signal(signal.SIGKILL)
-        parent.wait(10)
-        server.wait(10)
-    assert not server.is_running()
+    ends_with(SERVER)
 
 
 NOHUP = """

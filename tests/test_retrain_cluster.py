@@ -164,8 +164,8 @@ def test_a_result_is_found_where_the_steps_write_it(volume, monkeypatch):
     assert cluster.ended(server_run) == Result(written.root.name, "pushed", version=2)
 
 
-def test_a_run_that_the_server_no_longer_has(server, volume, capsys, monkeypatch):
-    url, state = server
+def begins_and_is_left(url: str, state: kfp_server.State, volume: Path, monkeypatch) -> None:
+    """Starts a run that goes on, and stops waiting for it as Ctrl-C does."""
     state.script = [{"state": "RUNNING"}]
 
     def stopped(self: Cluster, run_id: str) -> Result:
@@ -174,6 +174,11 @@ def test_a_run_that_the_server_no_longer_has(server, volume, capsys, monkeypatch
     with monkeypatch.context() as patched:
         patched.setattr(Cluster, "follow", stopped)
         assert retrain(url, volume) == 130
+
+
+def test_a_run_that_the_server_no_longer_has(server, volume, capsys, monkeypatch):
+    url, state = server
+    begins_and_is_left(url, state, volume, monkeypatch)
     [gone] = state.runs
     state.runs = {"another": {}}
     ends_with(state, Result("r", "pushed", version=1))
@@ -199,14 +204,7 @@ def test_a_server_that_refuses_otherwise_is_asked_again(server, volume):
 
 def test_who_stops_waiting_finds_the_run_again(server, volume, capsys, monkeypatch):
     url, state = server
-    state.script = [{"state": "RUNNING"}]
-
-    def stopped(self: Cluster, run_id: str) -> Result:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Cluster, "follow", stopped)
-        assert retrain(url, volume) == 130
+    begins_and_is_left(url, state, volume, monkeypatch)
     # The workdir is free meanwhile, for the steps hold it; no second run is started.
     with open_workdir(volume / "work").lock():
         pass

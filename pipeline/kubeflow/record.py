@@ -84,9 +84,10 @@ class Record:
         if target.exists() or not source.is_dir():
             return
         left_out: tuple[str, ...] = ()
-        if _size(source) > self.limit_bytes:
+        whole = _size(source)
+        if whole > self.limit_bytes:
             left_out = (_TRAINED_ON,)
-            if _size(source) - _size(source / _TRAINED_ON) > self.limit_bytes:
+            if whole - _size(source / _TRAINED_ON) > self.limit_bytes:
                 events.note(
                     f"{node}'s {key} is over {self.limit_bytes / 1e6:,.0f} MB "
                     "(kubeflow.record_megabytes): no copy of it is kept beside the run's record"
