@@ -185,7 +185,7 @@ def test_nobody_there_by_the_deadline(kind):
     began = time.monotonic()
     with client, pytest.raises(NotServed, match=r"within 1 s \(\d+ tr"):
         client.status()
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 20  # without a deadline of its own, it would be 30
 
 
 @pytest.fixture()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import resource
 import struct
-import time
 import zlib
 
 import numpy as np
@@ -224,15 +223,13 @@ def test_what_announces_too_much_is_refused(name):
         to_rgb(tf.constant([FILES["png"], TOO_LARGE[name]]))
 
 
-def test_refusing_costs_neither_memory_nor_time():
+def test_refusing_costs_no_memory():
     bomb = TOO_LARGE["png"]
     assert len(bomb) < 60_000
     to_rgb(tf.constant([FILES["png"]]))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    start = time.process_time()
     with pytest.raises(tf.errors.InvalidArgumentError, match="Received width and height.*20000"):
         to_rgb(tf.constant([bomb] * 16))
-    assert time.process_time() - start < 0.5
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 20 * 1024  # KiB
 
 

@@ -12,4 +12,5 @@ Mode = Literal["off", "warn", "fail"]
 class Section(BaseModel):
     """A frozen group of keys; an unknown key is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # Validators are built where a configuration is first read, as --help reads none.
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
