@@ -104,13 +104,14 @@ def ingest(data: Path, out: Path) -> dict[str, Any]:
 
     from components.artifacts import IngestReport
     from components.image_example_gen import Executor
+    from components.image_statistics import IN_MEMORY_RUNNER
     from pipeline import events
     from pipeline.config import Ingest
 
     events.configure(out / "events.jsonl")
     examples, report = standard_artifacts.Examples(), IngestReport()
     examples.uri, report.uri = str(out / "examples"), str(out / "report")
-    arguments = ["--runner=DirectRunner", "--direct_running_mode=in_memory"]
+    arguments = [f"--runner={IN_MEMORY_RUNNER}", "--direct_running_mode=in_memory"]
     executor = Executor(
         BaseBeamExecutor.Context(make_beam_pipeline_fn=lambda: beam.Pipeline(argv=arguments))
     )

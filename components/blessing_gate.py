@@ -111,10 +111,29 @@ def _robustness(artifact: artifacts.Robustness | None) -> dict | None:
 def _write(blessing: ModelBlessing, found: dict) -> None:
     folder = Path(blessing.uri)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / VERDICT).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    (folder / VERDICT).write_text(_text(found) + "\n", encoding="utf-8")
     if found["blessed"]:
         name, value = constants.BLESSED_FILE_NAME, constants.BLESSED_VALUE
     else:
         name, value = constants.NOT_BLESSED_FILE_NAME, constants.NOT_BLESSED_VALUE
     (folder / name).touch()
     blessing.set_int_custom_property(constants.ARTIFACT_PROPERTY_BLESSED_KEY, value)
+
+
+def _text(told: dict, margin: str = "") -> str:
+    """Returns JSON for people's eyes, with a line for each row of a confusion matrix.
+
+    With one for each number, as `indent` would have it, that of 1,000 classes has a million.
+    """
+    inner = margin + "  "
+    lines = []
+    for key, value in told.items():
+        if key == "confusion" and isinstance(value, list):
+            rows = [f"{inner}  {json.dumps(row, separators=(',', ':'))}" for row in value]
+            written = "\n".join(["[", ",\n".join(rows), f"{inner}]"])
+        elif isinstance(value, dict) and value:
+            written = _text(value, inner)
+        else:
+            written = json.dumps(value, indent=2).replace("\n", "\n" + inner)
+        lines.append(f"{inner}{json.dumps(key)}: {written}")
+    return "\n".join(["{", ",\n".join(lines), margin + "}"])

@@ -21,8 +21,6 @@ from pipeline.errors import SafelightError, bounded
 from pipeline.evaluator import predictions as answers
 from pipeline.explain import choose, job
 
-_BATCH = 256
-
 
 @component
 def Explainer(
@@ -122,7 +120,7 @@ def _stored(examples_uri: str, wanted: dict[int, bytes]) -> dict[int, bytes]:
     found: dict[int, bytes] = {}
     first = 0
     files = answers.split_files(examples_uri, features.TEST)
-    for batch in tf.data.TFRecordDataset(files).batch(_BATCH):
+    for batch in tf.data.TFRecordDataset(files).batch(answers.at_once(files)):
         parsed = tf.io.parse_example(batch, spec)
         for place, name in enumerate(parsed[features.ID].numpy()):
             if wanted.get(first + place) == name:

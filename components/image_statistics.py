@@ -20,12 +20,10 @@ from tfx.types import standard_component_specs as specs
 from tfx.types.component_spec import ChannelParameter, ComponentSpec, ExecutionParameter
 from tfx_bsl.public.tfxio import RecordBatchesOptions
 
+from pipeline.evaluator import predictions
 from pipeline.validation import statistics
 
 NODE_ID = "StatisticsGen"
-
-# Records are read with their images, which may be photographs.
-_BATCH = 256
 
 
 class ImageStatisticsSpec(ComponentSpec):
@@ -74,8 +72,10 @@ class Executor(statistics_executor.Executor):
                 telemetry_descriptors=[NODE_ID],
                 schema=options.schema,
             )
+            # Records are read with their images, which may be photographs.
+            count = predictions.at_once(predictions.split_files(examples.uri, split))
             batches = source.RecordBatches(
-                RecordBatchesOptions(batch_size=_BATCH, num_epochs=1, shuffle=False)
+                RecordBatchesOptions(batch_size=count, num_epochs=1, shuffle=False)
             )
             found = statistics.count(batches, options)
             folder = Path(artifact_utils.get_split_uri([counted], split))
@@ -84,12 +84,17 @@ class Executor(statistics_executor.Executor):
             path.write_bytes(found.SerializeToString())
 
 
+# What DirectRunner is in the end. By its own name, for since Beam 2.68 DirectRunner first looks for
+# Prism: it downloads a program at each pipeline, and runs that.
+IN_MEMORY_RUNNER = "apache_beam.runners.portability.fn_api_runner.FnApiRunner"
+
+
 def in_process(beam_args: list[str]) -> bool:
     """Says whether Beam with these options runs in this process, one bundle after the other."""
     options = PipelineOptions(beam_args)
     direct = options.view_as(DirectOptions)
     return (
-        options.view_as(StandardOptions).runner == "DirectRunner"
+        options.view_as(StandardOptions).runner in ("DirectRunner", IN_MEMORY_RUNNER)
         and direct.direct_running_mode == "in_memory"
         and direct.direct_num_workers == 1
     )

@@ -19,7 +19,6 @@ from pipeline.blessing import robustness as spoiled
 from pipeline.errors import SafelightError
 from pipeline.evaluator import predictions as answers
 
-_READ = 256
 # Of one request; all models answer one at the same time, and share this.
 _ASKED = 256
 # Of decoded pixels at once: 15 versions of each wait to be asked about.
@@ -170,5 +169,5 @@ def _records(examples_uri: str, names: tuple[str, ...]) -> Iterator[dict[str, An
 
     spec = {name: tf.io.FixedLenFeature([], tf.string) for name in names}
     files = answers.split_files(examples_uri, features.TEST)
-    for batch in tf.data.TFRecordDataset(files).batch(_READ).prefetch(2):
+    for batch in tf.data.TFRecordDataset(files).batch(answers.at_once(files)).prefetch(2):
         yield tf.io.parse_example(batch, spec)

@@ -33,7 +33,6 @@ from pipeline.heads import LABEL
 
 REPORT = "serving_check.json"
 _SECONDS = 600  # a load and a few batches take seconds; a server that hangs is no server
-_BATCH = 256
 
 
 @component
@@ -236,7 +235,7 @@ def _find(
     found = {}
     first = 0
     files = answers.split_files(examples_uri, features.TEST)
-    for batch in tf.data.TFRecordDataset(files).batch(_BATCH):
+    for batch in tf.data.TFRecordDataset(files).batch(answers.at_once(files)):
         parsed = tf.io.parse_example(batch, spec)
         for place, name in enumerate(parsed[features.ID].numpy()):
             row = first + place

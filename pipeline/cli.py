@@ -244,13 +244,23 @@ def history(workdir: WorkdirOption, as_json: JsonOption = False) -> None:
     from pipeline.retrain.ledger import Ledger
     from pipeline.retrain.show import show_ledger
 
-    found = [result for run in runs.all_runs(place.runs) if (result := _ended(run))]
+    ended, unfinished = [], []
+    for run in runs.all_runs(place.runs):
+        try:
+            result = run.read_result()
+        except SafelightError as error:
+            console.stderr.print(f"[yellow]warning:[/] A run is left out. {escape(str(error))}")
+            continue
+        if result is None:
+            unfinished.append(run.root.name)
+        else:
+            ended.append(result)
     if as_json:
         lines = list(Ledger(place.root / "retrain").read())
-        runs_of_it = [json.loads(result.to_json()) for result in found]
-        print(json.dumps({"runs": runs_of_it, "retraining": lines}))
+        told = [json.loads(result.to_json()) for result in ended]
+        print(json.dumps({"runs": told, "unfinished": unfinished, "retraining": lines}))
     else:
-        console.show_history(found)
+        console.show_history(ended, unfinished)
         show_ledger(place.root / "retrain")
 
 
@@ -308,15 +318,6 @@ def _run(
 
 def _known(error: SafelightError | OSError) -> SafelightError | None:
     return error if isinstance(error, SafelightError) else of_disk(error)
-
-
-def _ended(run: runs.RunDir) -> Result | None:
-    """Returns how a run ended; of one that can't be read, a warning says so."""
-    try:
-        return run.read_result()
-    except SafelightError as error:
-        console.stderr.print(f"[yellow]warning:[/] A run is left out. {escape(str(error))}")
-        return None
 
 
 def _end(result: Result, as_json: bool) -> None:

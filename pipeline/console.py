@@ -35,6 +35,8 @@ _HEADLINES: dict[Outcome, str] = {
     "failed": "[bold red]Failed[/]",
 }
 
+_UNFINISHED = "works still, or was killed: run it again to go on"
+
 
 @contextmanager
 def native_silence() -> Iterator[None]:
@@ -188,21 +190,27 @@ def _number(value: Any) -> str:
     return f"{value:.4f}" if isinstance(value, float) else "" if value is None else str(value)
 
 
-def show_history(results: Sequence[Result | None]) -> None:
-    """Prints a line a run, oldest first; the name says when it began (UTC)."""
+def show_history(ended: Sequence[Result], unfinished: Sequence[str]) -> None:
+    """Prints a line a run, oldest first; the name says when it began (UTC).
+
+    Args:
+      ended: the runs that came to an end.
+      unfinished: the ids of those without a result.
+    """
     table = Table(box=None, pad_edge=False, header_style="bold", expand=True)
     for name, width in (("run", 20), ("outcome", 12), ("accuracy", 8), ("version", 7)):
         table.add_column(name, no_wrap=True, width=width)
     table.add_column("reason", no_wrap=True, overflow="ellipsis", ratio=1)
-    for result in results:
-        if result is None:
-            continue
+    rows = [(name, "[dim]Unfinished[/]", "", "", _UNFINISHED) for name in unfinished]
+    for result in ended:
         accuracy = result.metrics.get("accuracy")
-        table.add_row(
-            result.run_id,
+        told = (
             _HEADLINES[result.outcome],
             "" if accuracy is None else f"{accuracy:.4f}",
             "" if result.version is None else str(result.version),
             escape(result.reasons[0]) if result.reasons else "",
         )
+        rows.append((result.run_id, *told))
+    for row in sorted(rows):
+        table.add_row(*row)
     stdout.print(table)

@@ -24,7 +24,7 @@ from components.explainer import Explainer
 from components.image_evaluator import image_evaluator
 from components.image_example_gen import ImageExampleGen
 from components.image_schema_gen import ImageSchemaGen
-from components.image_statistics import ImageStatistics
+from components.image_statistics import IN_MEMORY_RUNNER, ImageStatistics
 from components.image_transform import image_transform
 from components.image_window import ImageWindow, StatisticsWindow
 from components.predictor import Predictor
@@ -372,6 +372,7 @@ def beam_args(config: Config) -> list[str]:
     """Returns Beam's options; runner and mode are always named, for Beam's defaults move."""
     args = [f"--runner={config.beam.runner}"]
     if config.beam.runner == "DirectRunner":
+        args = [f"--runner={IN_MEMORY_RUNNER}"]
         args += ["--direct_running_mode=in_memory", "--direct_num_workers=1"]
         # Nothing is shipped to workers of this runner. Without a word on their image, TFX would
         # build a source distribution of itself at each Beam node: 2 s every time.

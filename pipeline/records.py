@@ -23,6 +23,9 @@ from pipeline.errors import DataRefused, SafelightError, bounded
 from pipeline.features import IMAGE, LABEL, PIXELS
 from pipeline.heads import Head
 
+# The first images of a split that a few small ones are chosen from.
+_SAMPLED = 64
+
 # Batches of this many records keep the cores busy in the transform graph without much memory.
 DECODE_BATCH: Final = 256
 
@@ -87,9 +90,9 @@ def _scan_file(path: Path, digest: Any) -> int:
     return count
 
 
-def sample_images(records: Records, count: int, among: int = 64) -> list[bytes]:
+def sample_images(records: Records, count: int) -> list[bytes]:
     """Returns the smallest `count` encoded images among the first of a split, in its order."""
-    first = tf.data.TFRecordDataset(records.names).take(among)
+    first = tf.data.TFRecordDataset(records.names).take(_SAMPLED)
     spec = {IMAGE: tf.io.FixedLenFeature([], tf.string)}
     images = [tf.io.parse_single_example(record, spec)[IMAGE].numpy() for record in first]
     smallest = sorted(range(len(images)), key=lambda index: len(images[index]))[:count]

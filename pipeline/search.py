@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 # The devices are the process's, and its trials share them; the heads are the data's.
 FIXED: Final = ("strategy", "devices", "workers", "tpu", "heads", "cache")
+# What the loss on eval is made of: a search by it compares trials that have these in common.
+_OF_THE_LOSS: Final = ("loss", "focal_gamma", "label_smoothing", "label_weight")
 NETWORKS: Final = ("preset", "model", "backbone", "feature_vector")
 # Train as it was given, beside the space of a run and beside the values of its best trial.
 GIVEN: Final = "(given)"
@@ -172,6 +174,8 @@ def check(tune: Tune, train: Train) -> None:
             )
     _check_networks(tune, train)
     space = {key: _tried(what) for key, what in parse(tune.space).items()}
+    if tune.objective == "eval_loss" and (of_loss := [k for k in _OF_THE_LOSS if k in tune.space]):
+        raise _apart(of_loss[0])
     # Weights may need a backbone that only the space names: one value of each is always there.
     base = {**train.model_dump(), **{key: values[0] for key, values in space.items()}}
     for key, values in space.items():
@@ -179,7 +183,7 @@ def check(tune: Tune, train: Train) -> None:
 
 
 def check_networks(tune: Tune, train: Train, transform: Transform) -> None:
-    """Refuses a network of the space that can't take the images, and weights that aren't there.
+    """Refuses networks that can't take the images or be compared, and weights that aren't there.
 
     Args:
       tune: settled.
@@ -187,7 +191,7 @@ def check_networks(tune: Tune, train: Train, transform: Transform) -> None:
       transform: the section, its image size and channels set.
 
     Raises:
-      ConfigError: the network is named.
+      ConfigError: the network, or what its losses differ by, is named.
     """
     if tune.algorithm == "off":
         return
@@ -195,8 +199,11 @@ def check_networks(tune: Tune, train: Train, transform: Transform) -> None:
     first = {key: values[0] for key, values in space.items()}
     # Weights, too: a file that is not there would fail its trials, one after the other.
     for key in (*NETWORKS, "weights"):
-        for value in space.get(key, ()):
-            merged(given(train, tune.space), {**first, key: value}, transform)
+        common = given(train, tune.space)
+        wholes = [merged(common, {**first, key: v}, transform) for v in space.get(key, ())]
+        for of_loss in _OF_THE_LOSS if tune.objective == "eval_loss" else ():
+            if len({getattr(whole, of_loss) for whole in wholes}) > 1:
+                raise _apart(key, f", for their train.{of_loss} differs unless you set it")
 
 
 def merged(train: Train, values: Mapping[str, Any], transform: Transform) -> Train:
@@ -338,6 +345,13 @@ def _range(key: str, what: Mapping[str, Any]) -> Range:
             + (" (with log, it is a factor)." if log else ".")
         )
     return Range(minimum=low, maximum=high, log=log, step=step)
+
+
+def _apart(key: str, why: str = "") -> ConfigError:
+    return ConfigError(
+        f"tune.space.{key} can't go with tune.objective=eval_loss{why}: the losses of its trials "
+        "can't be compared. Set tune.objective=eval_accuracy."
+    )
 
 
 def _check_networks(tune: Tune, train: Train) -> None:

@@ -47,12 +47,16 @@ find_debootstrap() {
 make_root() {
     find_debootstrap
     say "Making a Debian 13 root folder in .cache/debian13: about 700 MB, 1 to 5 minutes."
-    rm -rf "$folder"
+    # What an attempt that was broken off left there would stop debootstrap ("file already exists").
+    rm -rf --one-file-system "$folder" "$folder.new"
     mkdir -p "$folder.new"
-    "$debootstrap" --variant=minbase --include="$packages" trixie "$folder.new" \
+    # In a namespace of its own its mounts end with it, though it be killed.
+    $alone "$debootstrap" --variant=minbase --include="$packages" trixie "$folder.new" \
         ${DEBIAN_MIRROR:+"$DEBIAN_MIRROR"} >"$folder.log" 2>&1 || {
         say "make: debootstrap failed; the end of .cache/debian13.log:"
         tail -n 5 "$folder.log" >&2
+        say "It needs a Debian mirror: DEBIAN_MIRROR names another one. Then run the same command" \
+            "again; it starts afresh."
         exit 1
     }
     printf '%s\n' "$release" >"$folder.new/.safelight-root"
@@ -69,16 +73,45 @@ copy_in() {
     done
 }
 
+# copy_repository: another command may be running in there, so that what is the same stays as it is
+# and what is not is put in its place whole.
 copy_repository() {
-    mkdir -p "$folder/safelight"
-    # What git ignores there (the environment, uv, caches) stays; everything else is made anew.
-    find "$folder/safelight" -mindepth 1 -maxdepth 1 \
-        ! -name .venv ! -name .tools ! -name .cache -exec rm -rf {} +
+    inside=$folder/safelight
+    mkdir -p "$inside" "$folder/tmp"
+    fresh=$(mktemp -d "$folder/tmp/safelight.XXXXXX")
+    trap 'rm -rf "$fresh" "$fresh.list"' EXIT
     cd "$repository"
     git ls-files -z --cached --others --exclude-standard |
         xargs -0 sh -c 'for name; do [ ! -f "$name" ] || printf "%s\0" "$name"; done' sh |
-        tar --null --files-from=- --create --file=- | tar --extract --file=- -C "$folder/safelight"
+        tar --null --files-from=- --create --file=- | tar --extract --file=- -C "$fresh" || true
+    [ -f "$fresh/scripts/env.sh" ] || {
+        say "make: git can't list this checkout's files; its message above says why."
+        exit 1
+    }
+    # What git ignores there (the environment, uv, caches) stays; what is gone here goes.
+    cd "$inside"
+    find . -mindepth 1 \( -path ./.venv -o -path ./.tools -o -path ./.cache -o -name __pycache__ \) \
+        -prune -o -print0 >"$fresh.list"
+    xargs -0 sh -c 'for name; do
+            if [ -d "$name" ]; then [ -d "$0/$name" ]; else [ -f "$0/$name" ]; fi || rm -rf "$name"
+        done' "$fresh" <"$fresh.list"
+    cd "$fresh"
+    find . ! -type d -exec sh -c '
+        for name; do
+            if ! cmp -s "$name" "$0/$name"; then
+                mkdir -p "$0/${name%/*}"
+                mv -f "$name" "$0/$name" || exit 1
+            fi
+        done' "$inside" {} +
+    cd "$repository"
+    rm -rf "$fresh" "$fresh.list"
+    trap - EXIT
 }
+
+# Mounts live in a namespace of their own and end with the command: none is left behind, and
+# removing the folder can't reach through one. Where they are refused, it works without.
+alone=
+! unshare --mount true 2>/dev/null || alone="unshare --mount"
 
 if [ ! -f "$stamp" ] || [ "$(cat "$stamp")" != "$release" ]; then
     make_root
@@ -105,11 +138,9 @@ mounts='
 
 # The machine's own Pythons and caches have other paths in there.
 unset PYENV_ROOT PYENV_VERSION UV_CACHE_DIR PIP_FIND_LINKS
-# Mounts live in a namespace of their own and end with the command: none is left behind, and
-# removing the folder can't reach through one. Where they are refused, it works without.
-if unshare --mount true 2>/dev/null; then
-    exec unshare --mount sh -c "$share; { $mounts; } >/dev/null 2>&1 || true; $enter" \
-        sh "$folder" "$@"
+if [ -n "$alone" ]; then
+    # Sharing comes last: /dev/shm would hide what is shared below it.
+    exec $alone sh -c "{ $mounts; } >/dev/null 2>&1 || true; $share; $enter" sh "$folder" "$@"
 fi
 [ -z "${SHARE:-}" ] || {
     say "make: this machine refuses mounts, and $SHARE can't be shared with the folder."

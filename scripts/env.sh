@@ -74,7 +74,8 @@ else
 fi
 eval "$assignments"
 
-# What was installed: the sum of what decides it, and the extras (EXTRAS="gpu s3"), which are
+# What was installed: the sum of what decides it with the lane's Python (`.venv` is another lane's
+# once the system or its Pythons have changed), and the extras (EXTRAS="gpu s3"), which are
 # remembered.
 stamp=$environment/.safelight-locked
 extras=${EXTRAS-$(sed -n 2p "$stamp" 2>/dev/null || true)}
@@ -82,10 +83,12 @@ chosen=
 for extra in $(printf '%s' "$extras" | tr ',' ' '); do
     chosen="$chosen --extra $extra"
 done
-wanted=$(cat uv.lock pyproject.toml | cksum; printf '%s' "$extras")
+wanted=$(printf '%s %s\n%s' "$(cat uv.lock pyproject.toml | cksum)" "$python" "$extras")
 if [ ! -f "$stamp" ] || [ "$(cat "$stamp")" != "$wanted" ]; then
     if [ -f "$stamp" ]; then
-        say "Bringing ${environment#"$root"/} up to uv.lock."
+        say "Bringing ${environment#"$root"/} up to uv.lock: seconds, or minutes where much has changed."
+        # Broken off, it is neither what it was nor what is wanted.
+        printf 'unfinished\n%s\n' "$extras" >"$stamp"
     else
         say "Installing the locked packages into ${environment#"$root"/}: about 2 GB, 2 to 8 minutes." \
             "Nothing is printed meanwhile."

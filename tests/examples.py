@@ -14,6 +14,7 @@ from tfx.dsl.components.base.base_beam_executor import BaseBeamExecutor
 from tfx.dsl.components.base.base_executor import BaseExecutor
 from tfx.types.artifact import Artifact
 
+from components.image_statistics import IN_MEMORY_RUNNER
 from pipeline import images
 from pipeline.features import (
     CHANNEL_FACTS,
@@ -27,7 +28,7 @@ from pipeline.features import (
 
 # With an image named, TFX doesn't pack its own sources for workers that there aren't: 3 s a time.
 BEAM_ARGS = [
-    "--runner=DirectRunner",
+    f"--runner={IN_MEMORY_RUNNER}",
     "--direct_running_mode=in_memory",
     "--direct_num_workers=1",
     "--sdk_container_image=unused",

@@ -13,6 +13,7 @@ import tensorflow as tf
 import tensorflow_transform.beam as tft_beam
 from tensorflow_transform.tf_metadata import dataset_metadata, metadata_io, schema_utils
 
+from components.image_statistics import IN_MEMORY_RUNNER
 from pipeline import transform
 from pipeline.config import Transform
 from pipeline.features import ID, IMAGE, LABEL
@@ -94,7 +95,7 @@ def transform_graph(size: int = 32, channels: int = 3, classes: tuple[str, ...] 
     path = Path(folder.name) / "graph"
     rows = [{IMAGE: encoded(label, 0), LABEL: label.encode()} for label in classes]
     with (
-        beam.Pipeline(runner="DirectRunner") as steps,
+        beam.Pipeline(runner=IN_MEMORY_RUNNER) as steps,
         tft_beam.Context(temp_dir=str(Path(folder.name) / "temporary")),
     ):
         analyzed = (steps | beam.Create(rows), metadata) | tft_beam.AnalyzeDataset(preprocess)

@@ -16,11 +16,12 @@ from tfx.types import standard_artifacts
 
 from components.artifacts import IngestReport
 from components.image_example_gen import Executor
+from components.image_statistics import IN_MEMORY_RUNNER
 from pipeline import features
 from pipeline.config import Ingest
 from pipeline.ingest.scan import scan
 
-BEAM_ARGS = ["--runner=DirectRunner", "--direct_running_mode=in_memory"]
+BEAM_ARGS = [f"--runner={IN_MEMORY_RUNNER}", "--direct_running_mode=in_memory"]
 
 
 @dataclass(frozen=True)

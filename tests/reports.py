@@ -23,6 +23,7 @@ from tfx.types import standard_artifacts
 
 from components.artifacts import IngestReport
 from components.image_example_gen import Executor
+from components.image_statistics import IN_MEMORY_RUNNER
 from pipeline import events, features, runs
 from pipeline.blessing import verdict
 from pipeline.config import Config, Evaluate, Ingest
@@ -33,7 +34,7 @@ from pipeline.runs import Request, Result, RunDir, Stage
 from pipeline.workdir import Workdir, open_workdir
 from tests import exports, graphs, made, report_parts
 
-_BEAM = ["--runner=DirectRunner", "--direct_running_mode=in_memory"]
+_BEAM = [f"--runner={IN_MEMORY_RUNNER}", "--direct_running_mode=in_memory"]
 
 
 def photographs(root: Path, names: dict[str, str], count: int = 60, wrong: int = 6) -> Path:

@@ -139,6 +139,15 @@ def test_a_class_without_images_is_no_suggestion():
     assert {one.suggested for one in found} <= {"ant", "bee", "cow"}
 
 
+def test_a_class_of_one_image_is_no_warning(recwarn):
+    _, truth, chances = noisy()
+    labels = [["ant", "bee", "cow"][number] for number in truth]
+    labels[0] = "dot"
+    spread = np.concatenate([chances, np.full((600, 1), 0.01, np.float32)], axis=1)
+    suspects.find(labels, spread, ["ant", "bee", "cow", "dot"])
+    assert not recwarn.list
+
+
 def test_the_table_is_what_ingest_reads_and_decisions_are_carried_over(tmp_path):
     of = images(["cat", "dog", "cat"])
     of.ids[1] = b"d\xffg, 1.png"

@@ -74,6 +74,7 @@ def test_the_scaling_is_the_one_that_keras_s_weights_expect(
     np.testing.assert_allclose(scaled, expected, rtol=1e-4, atol=2e-4)
 
 
+@pytest.mark.slow
 def test_mobilenet_v2_learns_from_grey_pictures_and_keeps_its_statistics(tmp_path: Path) -> None:
     source = build(backbone="MobileNetV2")
     path = str(tmp_path / "mine.weights.h5")

@@ -60,6 +60,18 @@ def test_component_blesses(evaluated, tmp_path):
     assert found["tfma_validation_ok"] is True
 
 
+def test_the_verdict_has_a_line_for_each_row_of_a_matrix(evaluated, tmp_path):
+    """With a line for each number, the verdict on 1,000 classes had a million of them."""
+    from tests import exports
+
+    _, found = bless(evaluated, tmp_path)
+    lines = (tmp_path / "verdict.json").read_text().splitlines()
+    first = lines.index('  "confusion": [') + 1
+    rows = [json.loads(line.strip().rstrip(",")) for line in lines[first : first + 4]]
+    assert rows == found["confusion"] and lines[first + 4] == "  ],"
+    assert found["per_class"].keys() == set(exports.CLASSES)
+
+
 def test_component_refuses(evaluated, tmp_path):
     from tfx.components.util import model_utils
 

@@ -63,7 +63,7 @@ def images(folder: Path) -> dict[str, dict[int, list[np.ndarray]]]:
     return found
 
 
-def fit(train: Train, run_dir: Path, epochs: int = 2) -> None:
+def fit(train: Train, run_dir: Path, epochs: int = 2, steps: int = 100) -> None:
     fitted = model()
     fitted.compile("sgd", "mse")
     targets = batches().map(lambda pixels, ids: (pixels, tf.one_hot(ids, 3)))
@@ -78,13 +78,14 @@ def fit(train: Train, run_dir: Path, epochs: int = 2) -> None:
             samples=batches,
             held_out=batches,
             value_range=lambda: None,
+            steps=steps,
         ),
     )
 
 
 def test_nothing_is_shown_unless_it_is_asked_for(tmp_path):
     made = board.callbacks(
-        Train(), heads.of(Train(), CLASSES), tmp_path, batches, batches, lambda: None
+        Train(), heads.of(Train(), CLASSES), tmp_path, batches, batches, lambda: None, 100
     )
     assert made == []
 
@@ -149,6 +150,19 @@ def test_some_steps_are_profiled(tmp_path):
     [profile] = tmp_path.rglob("*.xplane.pb")
     assert profile.stat().st_size > 0
     assert profile.parts[-4:-2] == ("plugins", "profile")
+
+
+def test_steps_that_are_none_are_refused():
+    for steps in ("0", "0-5", "20-10"):
+        with pytest.raises(ValueError, match="as in 10-20"):
+            Train(profile_steps=steps)
+
+
+def test_a_profile_behind_the_last_step_is_warned_of(tmp_path, event_log):
+    fit(Train(profile_steps="5-8"), tmp_path, steps=4)
+    assert "profile_steps=5-8 begins behind the last step: there are at most 4" in (
+        event_log.read_text()
+    )
 
 
 def test_a_profile_ends_with_the_training(tmp_path):

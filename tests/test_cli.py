@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -54,12 +55,34 @@ def test_the_history_is_one_line_of_json(tmp_path):
     assert told == [("a", [reason]), ("b", [reason])]
 
 
+def test_the_history_names_runs_without_a_result(tmp_path):
+    """One that was killed, or that works still."""
+    place = open_workdir(tmp_path / "work")
+    for run_id in ("a", "b"):
+        found = runs.RunDir(place.runs / run_id)
+        found.root.mkdir(parents=True)
+        found.request.write_text("{}")
+    found.write_result(runs.Result("b", "pushed", version=3))
+    line = ["history", "--workdir", str(place.root)]
+    told = json.loads(CliRunner().invoke(cli.app, [*line, "--json"]).stdout)
+    assert ([run["run_id"] for run in told["runs"]], told["unfinished"]) == (["b"], ["a"])
+    done = subprocess.run(
+        [Path(sys.executable).parent / "safelight", *line],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "COLUMNS": "120"},
+    )
+    first, second = done.stdout.splitlines()[1:3]
+    assert first.split()[:2] == ["a", "Unfinished"] and "run it again to go on" in first
+    assert second.split() == ["b", "Pushed", "3"]
+
+
 def test_the_history_as_json_has_what_was_decided_about_retraining(tmp_path):
     place = open_workdir(tmp_path / "work")
     Ledger(place.root / "retrain").add(1.0, "pin", version=2, by="ann", why="audit")
     ended = CliRunner().invoke(cli.app, ["history", "--workdir", str(place.root), "--json"])
     told = {"t": 1.0, "kind": "pin", "version": 2, "by": "ann", "why": "audit"}
-    assert json.loads(ended.stdout) == {"runs": [], "retraining": [told]}
+    assert json.loads(ended.stdout) == {"runs": [], "unfinished": [], "retraining": [told]}
 
 
 @pytest.mark.parametrize("below", ["", "work", "red/work"])

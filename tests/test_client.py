@@ -2,10 +2,12 @@
 
 import io
 import json
+import os
 import socket
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -140,8 +142,9 @@ def test_a_share_of_the_log(tmp_path, served):
         RequestLog(tmp_path / "log", share=1.5)
 
 
-def test_a_log_that_cannot_be_written(tmp_path, served):
-    log = RequestLog(tmp_path / "missing" / "log")
+@pytest.mark.parametrize("path", ["missing/log", "/dev/full"])
+def test_a_log_that_cannot_be_written(tmp_path, served, path):
+    log = RequestLog(tmp_path / path)
     with (
         RestClient(served.rest_url, NAME, log=log) as client,
         pytest.raises(SafelightError, match="can't be written"),
@@ -206,6 +209,17 @@ def moody():
             self.end_headers()
             self.wfile.write(body)
 
+        def do_POST(self):
+            """Answers the first request, and no other."""
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.server.asked += 1
+            row = {"label": "a", "score": 1.0, "classes": ["a"], "probabilities": [1.0]}
+            body = json.dumps({"predictions": [row]}).encode()
+            self.send_response(200 if self.server.asked == 1 else 503)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
         def log_message(self, *_):
             pass
 
@@ -224,6 +238,15 @@ def test_an_overloaded_server_is_asked_again(moody):
         [version] = client.status()
     assert version.state == "AVAILABLE"
     assert moody.asked == 3
+
+
+def test_how_far_the_answers_came_by_the_deadline(moody):
+    url = f"http://127.0.0.1:{moody.server_port}"
+    with (
+        RestClient(url, NAME, deadline_seconds=4, batch_size=1) as client,
+        pytest.raises(NotServed, match="more than 1 of 3 images within 4 s"),
+    ):
+        client.predict([exports.encoded("red", 1)] * 3)
 
 
 def test_wrong_addresses_and_options(served):
@@ -249,3 +272,13 @@ def test_the_command(served, tmp_path, capsys):
     with pytest.raises(UsageError, match="no image to ask about"):
         (tmp_path / "empty").mkdir()
         request.command([tmp_path / "empty"], url=served.rest_url)
+
+
+def test_a_name_that_is_no_utf8_is_told_as_predict_does(served, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    path = Path(os.fsdecode(b"\xff.png"))
+    path.write_bytes(exports.encoded("red", 1))
+    request.command([path], url=served.rest_url, model=NAME)
+    assert "\\xff.png" in capsys.readouterr().out
+    request.command([path], url=served.rest_url, model=NAME, as_json=True)
+    assert json.loads(capsys.readouterr().out)["file"] == "\\xff.png"

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from components.image_statistics import IN_MEMORY_RUNNER
 from pipeline.config import Evaluate
 from pipeline.errors import SafelightError
 from pipeline.evaluator import combiners, evaluate
@@ -33,7 +34,7 @@ def run_evaluator(examples, model, target, beside=(), **options):
     evaluation.uri, blessing.uri = str(target), str(target) + "-blessing"
     # An image by name keeps TFX from packing itself up for remote workers (2 s).
     args = [
-        "--runner=DirectRunner",
+        f"--runner={IN_MEMORY_RUNNER}",
         "--direct_running_mode=in_memory",
         "--sdk_container_image=none",
     ]

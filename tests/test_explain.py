@@ -19,6 +19,8 @@ from pipeline.errors import SafelightError
 from pipeline.evaluator.predictions import Predictions
 from pipeline.explain import attributions, child, choose, drawing, job
 from pipeline.explain.network import Network
+from pipeline.runs import RunDir, write_json
+from pipeline.workdir import open_workdir
 from tests import exports, graphs, two_heads
 
 SIDE = 24
@@ -103,7 +105,10 @@ NETWORKS = {
 }
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name == "MobileNetV2")) for name in NETWORKS],
+)
 def test_attributions_add_up_to_the_difference_of_the_scores(name):
     _, _, model = built(**NETWORKS[name])
     network = Network(model)
@@ -311,6 +316,21 @@ def test_without_a_transform_graph_the_pixels_are_the_same(tmp_path):
     child.run(bare)
     for name in sorted(path.name for path in (tmp_path / "out").iterdir()):
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "bare" / name).read_bytes()
+
+
+def test_a_trainers_artifact_has_the_transform_graph_of_its_run(tmp_path):
+    place = open_workdir(tmp_path / "work")
+    model, graph = place.artifacts / "Trainer/model/7", place.artifacts / "Transform/graph/5"
+    for folder in (model / "Format-Serving", graph):
+        folder.mkdir(parents=True)
+    run = RunDir(place.runs / "20260101T000000-0000")
+    run.root.mkdir(parents=True)
+    made_by = {"Trainer": {"model": str(model)}, "Transform": {"transform_graph": str(graph)}}
+    write_json(run.root / "run.json", {})
+    write_json(run.artifacts, made_by)
+    facts = {"normalize": "standard"}
+    found = explain_command._transform_graph(place.root, model / "Format-Serving", facts)
+    assert found == graph
 
 
 def test_the_process_explains_and_says_why_it_can_not(tmp_path):

@@ -137,6 +137,14 @@ def test_linked_files_give_nothing_back(workdir):
     assert gc.plan(workdir, 1).bytes == 0
 
 
+def test_a_file_whose_every_link_goes_gives_its_bytes_back_once(workdir):
+    # A window of spans links the newest span's examples.
+    span, window, _ = run(workdir, 1), run(workdir, 2), run(workdir, 3)
+    os.link(span / "data", window / "link")
+    found = gc.plan(workdir, 1)
+    assert (found.going, found.bytes) == ((span, window), 2000)
+
+
 def test_not_while_a_run_holds_the_workdir(workdir):
     with workdir.lock(), pytest.raises(Busy):
         gc.command(workdir.root, keep=1)

@@ -5,13 +5,17 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import apache_beam as beam
 import pytest
+from apache_beam.options.pipeline_options import PipelineOptions
 from tensorflow_metadata.proto.v0 import statistics_pb2
 from tfx.types.standard_artifacts import Examples, ExampleStatistics
 from tfx_bsl.tfxio import dataset_options, tf_example_record
 
 from components import image_statistics
 from components.image_statistics import Executor, in_process
+from pipeline import graph
+from pipeline.config import Config
 from pipeline.validation import statistics
 from tests import examples, made
 from tests.examples import BEAM_ARGS, artifact, execute
@@ -93,6 +97,15 @@ def test_the_same_is_counted_as_on_beam(stored, tmp_path, monkeypatch):
 )
 def test_only_beam_in_one_process_is_done_without(more, alone):
     assert in_process([*BEAM_ARGS, *more]) is alone
+
+
+@pytest.mark.current
+def test_beam_is_told_to_stay_in_this_process_and_downloads_no_program(caplog):
+    args = graph.beam_args(Config())
+    assert in_process(args)
+    with caplog.at_level("INFO"), beam.Pipeline(options=PipelineOptions(args)) as pipeline:
+        _ = pipeline | beam.Create([1, 2]) | beam.Map(str)
+    assert "prism" not in caplog.text.lower()
 
 
 def test_beam_without_a_word_on_it_is_not_done_without():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
@@ -118,6 +120,20 @@ def test_decisions_are_removals_of_the_right_ones():
     assert "'b' too: 005" in made.problems[0].detail
 
 
+def test_thousands_of_equal_images_each_name_the_first_that_is_unlike_them():
+    """A picture that stands for "no picture", say; comparing each with each took minutes."""
+    rows = [(1, label, "train", None) for label in "a" * 9000 + "b" * 9000 + "c" * 2000]
+    made = decide.decide(replace(index_of(rows), ids=lambda position: b"%06d" % position))
+    assert made.count(decide.CONFLICT) == len(made.problems) == 20_000
+    told = {(problem.label, problem.detail) for problem in made.problems}
+    same = "the same pixels stand under"
+    assert told == {
+        ("a", f"{same} 'b' too: 009000"),
+        ("b", f"{same} 'a' too: 000000"),
+        ("c", f"{same} 'a' too: 000000"),
+    }
+
+
 @settings(deadline=None)
 @given(
     st.lists(
@@ -156,10 +172,34 @@ def test_near_duplicates_are_found_across_splits_and_confirmed():
     hashes[340] = hashes[8]  # the same hash, another picture
     hashes[9], thumbs[9] = hashes[10], thumbs[10]  # the same, but in one split
     found = near.pairs(hashes, sides, thumbs, np.arange(400))
-    assert [(pair.nearer, pair.further, pair.distance) for pair in found] == [
+    assert [(pair.nearer, pair.further, pair.distance) for pair in found.first(9)] == [
         (5, 310, 0),
         (6, 320, 4),
     ]
+
+
+def test_near_duplicates_of_many_alike_are_what_comparing_each_with_each_finds():
+    """The frames of one camera: of such pairs there are nearly as many as of images, squared."""
+    rng = np.random.default_rng(5)
+    hashes = np.uint64(7) ^ (np.uint64(1) << rng.integers(0, 64, 60).astype(np.uint64))
+    frame = rng.integers(10, 240, 768)
+    thumbs = (frame + rng.integers(-4, 5, (80, 768))).astype(np.uint8)
+    sides = rng.choice([0, 1, 2], 60, p=[0.6, 0.2, 0.2]).astype(np.int8)
+    places = np.arange(60) + 20
+    expected = []
+    for one, other in product(range(60), range(60)):
+        bits = bin(int(hashes[one] ^ hashes[other])).count("1")
+        gap = thumbs[places[one]].astype(np.float32) - thumbs[places[other]]
+        same = np.abs(gap - gap.mean()).mean() <= near.MAX_DIFFERENCE
+        if sides[one] < sides[other] and bits <= near.MAX_DISTANCE and same:
+            expected.append((one, other, bits))
+    found = near.pairs(hashes, sides, thumbs, places)
+    assert 0 < len(found) == len(expected) < 60 * 60 / 2
+    told = [(pair.nearer, pair.further, pair.distance) for pair in found.first(len(found))]
+    assert sorted(told) == expected
+    assert found.difference.tolist() == sorted(found.difference.tolist())
+    rows = found.of(np.arange(60) * 2)
+    assert [pair.further for pair in rows.first(3)] == [2 * further for _, further, _ in told[:3]]
 
 
 def test_path_hashes_never_change():

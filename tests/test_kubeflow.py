@@ -11,7 +11,8 @@ from pipeline import config as configuration
 from pipeline import presets
 from pipeline.config import Config
 from pipeline.errors import ConfigError, UsageError
-from pipeline.kubeflow import checks, compile, names, prepare
+from pipeline.kubeflow import checks, compile, names, node, prepare
+from pipeline.kubeflow.artifacts import ExecutorInput
 from tests.e2e.command import STAGES
 
 IMAGE = "kubeflow.image=registry.example.com/safelight:0.1.0"
@@ -103,6 +104,25 @@ def test_the_pages_get_what_they_can_show(documents):
     assert shown["confusion_matrix"] == "system.ClassificationMetrics"
     report = components["comp-report"]["outputDefinitions"]["artifacts"]["report"]
     assert report["artifactType"]["schemaTitle"] == "system.HTML"
+
+
+@pytest.mark.parametrize(("classes", "matrix"), [(100, True), (101, False)])
+def test_a_confusion_matrix_goes_to_the_pages_as_far_as_it_can_be_read(tmp_path, classes, matrix):
+    """The server's metadata take messages of 4 MiB: with 1,000 classes the step would fail."""
+    told = {
+        "blessed": True,
+        "per_class": {str(number): {} for number in range(classes)},
+        "metrics": {"accuracy": 0.9, "auc": None},
+        "test_examples": 7,
+        "confusion": [[0] * classes] * classes,
+    }
+    (tmp_path / "verdict.json").write_text(json.dumps(told))
+    said = tmp_path / "blessed"
+    given = ExecutorInput({}, {}, {}, {names.BLESSED: said}, tmp_path / "output.json")
+    shown = node._verdict(given, tmp_path)
+    assert said.read_text() == "true"
+    assert shown[names.METRICS] == {"accuracy": 0.9, "test_examples": 7}
+    assert (names.CONFUSION in shown) is matrix
 
 
 def test_caching_and_retries_by_step():

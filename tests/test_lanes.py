@@ -208,6 +208,15 @@ def test_what_set_up_lacks_is_said_with_the_fix(bare, script, programs, words):
         assert word in done.stderr
 
 
+def test_a_root_folder_that_was_broken_off_is_made_anew(bare):
+    # As debootstrap does: what an earlier attempt left in the folder, it refuses.
+    debootstrap = """[ ! -e "$4/etc" ] || { echo "E: file already exists"; exit 1; }
+        mkdir -p "$4/etc"; echo "E: no mirror"; exit 1"""
+    for _ in range(2):
+        done = bare("debian13.sh", id="echo 0", debootstrap=debootstrap)
+        assert "E: no mirror" in done.stderr
+
+
 @pytest.mark.current
 def test_a_command_runs_in_the_locked_environment_and_writes_bytecode():
     environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": "/nowhere"}

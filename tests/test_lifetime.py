@@ -31,8 +31,8 @@ def ends_with(*code: str) -> None:
         assert parent.stdout is not None
         child = psutil.Process(int(parent.stdout.readline()))
         parent.send_signal(signal.SIGKILL)
-        parent.wait(10)
-        child.wait(10)
+        parent.wait(30)
+        child.wait(30)
     assert not child.is_running()
 
 

@@ -226,7 +226,7 @@ def test_a_second_ctrl_c_ends_the_worker_before_the_workdir_is_given_back(colour
         time.sleep(0.5)
         assert running.poll() is None and child.is_running()
         running.send_signal(signal.SIGINT)
-        running.wait(10)
+        running.wait(30)
     assert not child.is_running()
     with open_workdir(tmp_path / "work").lock():
         pass

@@ -294,6 +294,24 @@ def test_what_to_label_next(place, tmp_path, capsys):
     assert len(list(csv.DictReader(target.open()))) == 3
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("next", "ends in .csv"),
+        ("missing/next.csv", "no folder"),
+        ("taken.csv", "something else"),
+        ("folder.csv", "something else"),
+    ],
+)
+def test_a_manifest_that_can_not_be_written_is_told_first(place, tmp_path, capsys, name, said):
+    (tmp_path / "taken").write_text("")
+    (tmp_path / "folder.csv").mkdir()
+    log = write_log(tmp_path / "log", [*CLASSES] * 30, light=0.4)
+    with pytest.raises(UsageError, match=said):
+        watched(place, log, capsys, manifest=tmp_path / name)
+    assert not (tmp_path / "next").exists()
+
+
 def test_logs_that_say_nothing_of_this_model(place, tmp_path, capsys):
     log = write_log(tmp_path / "log", ["red"] * 3)
     other = tmp_path / "other"
@@ -302,6 +320,19 @@ def test_logs_that_say_nothing_of_this_model(place, tmp_path, capsys):
         watched(place, other, capsys)
     with pytest.raises(UsageError, match="can't be read"):
         watched(place, tmp_path / "gone", capsys)
+
+
+def test_an_answer_from_before_the_push_that_names_no_version_was_another_models(
+    place, tmp_path, capsys
+):
+    log = write_log(tmp_path / "log", [*CLASSES] * 30)
+    entries = [{**json.loads(line), "version": None} for line in log.open()]  # as REST's are
+    older = [{**one, "t": one["t"] - 86_400, "facts": {**one["facts"], "brightness": 0.01}}
+             for one in entries]  # fmt: skip
+    log.write_text("".join(json.dumps(one) + "\n" for one in older + entries))
+    found = watched(place, log, capsys)
+    assert (found["requests"], found["skipped"]) == (60, 60)
+    assert alarms(found) == set(), found
 
 
 def test_a_run_whose_artifacts_are_gone(place, tmp_path, capsys):

@@ -76,6 +76,20 @@ def test_the_plateau_schedule_is_told_its_factor() -> None:
     assert float(scaled.learning_rate) == pytest.approx(0.05)
 
 
+@pytest.mark.parametrize("scaled", [False, True])
+def test_the_rate_told_is_that_of_the_step_behind(scaled: bool) -> None:
+    variables = weights()
+    optimizer = make(variables, schedule="step", step_epochs=1)
+    if scaled:
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer, initial_scale=1.0)
+        optimizer.build(variables)
+    for _ in range(STEPS):
+        optimizer.apply([np.ones_like(variable) for variable in variables], variables)
+    assert float(optimizer.learning_rate) == pytest.approx(0.01)  # of the next epoch's first step
+    assert schedules.last_rate(optimizer) == pytest.approx(0.1)
+    assert schedules.last_rate(make(weights())) == pytest.approx(0.1)
+
+
 @pytest.mark.parametrize("name", ["adam", "adamw", "sgd", "rmsprop", "lion"])
 def test_decay_spares_biases_whichever_the_optimizer(name: str) -> None:
     kernel, bias = variables = weights()

@@ -14,7 +14,9 @@ from PIL import Image
 
 from pipeline import registry
 from pipeline.commands import predict, predict_output
+from pipeline.commands.predict_output import Prediction
 from pipeline.errors import SafelightError, UsageError
+from pipeline.evaluator.predictions import Export
 from pipeline.registry import Origin
 from pipeline.workdir import open_workdir
 from tests import exports, made
@@ -137,6 +139,20 @@ def test_how_large_an_image_may_be_is_for_the_model_to_say(model, tmp_path, monk
     assert [one.reason for one in predict.predict([tmp_path / "a.png"], small)] == ["refused"]
 
 
+def test_batches_are_bounded_in_bytes_too(model, tmp_path, monkeypatch):
+    made.class_folders(tmp_path, {"blue": 3, "red": 4})
+    size = max(path.stat().st_size for path in tmp_path.glob("*/*"))
+    monkeypatch.setattr(predict, "_BATCH_BYTES", 2 * size)
+    asked = []
+    serve = Export.serve
+    monkeypatch.setattr(
+        Export, "serve", lambda self, sent: asked.append(sum(map(len, sent))) or serve(self, sent)
+    )
+    answers = list(predict.predict(predict.find_images([tmp_path]), model))
+    assert [one.label for one in answers] == ["blue"] * 3 + ["red"] * 4
+    assert len(asked) >= 3 and max(asked) <= 2 * size
+
+
 def test_csv_and_parquet(model, photos, tmp_path):
     (photos / "red" / "bad.png").write_bytes(b"")
     answers = list(predict.predict(predict.find_images([photos]), model))
@@ -152,6 +168,16 @@ def test_csv_and_parquet(model, photos, tmp_path):
     assert table["label"].to_pylist()[-2:] == ["red", None]
     assert len(table["probabilities"][0].as_py()) == 4
     assert not list(tmp_path.glob(".out*"))
+
+
+def test_a_class_called_as_another_column_hides_none(tmp_path):
+    one = Prediction("a.png", "detail", np.array([0.9, 0.1], np.float32))
+    predict_output.write(tmp_path / "out.csv", [one], ["detail", "whole"])
+    with open(tmp_path / "out.csv", newline="") as file:
+        [row] = csv.DictReader(file)
+    assert (row["label"], row["detail"]) == ("detail", "")
+    assert float(row["label: detail"]) == pytest.approx(0.9)
+    assert float(row["whole"]) == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize("name", ["out.xlsx", "nowhere/out.csv"])

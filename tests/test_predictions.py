@@ -13,7 +13,7 @@ from pipeline.client.client_answers import Prediction
 from pipeline.commands import predict, request
 from pipeline.errors import SafelightError
 from pipeline.evaluator import predictions
-from tests import exports, made
+from tests import exports, framing, made
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +65,24 @@ def test_both_signatures_agree(model, examples):
     expected = {row["id"]: row["predicted"] for row in rows}
     for (name, n), label in zip(numbers, served.labels, strict=True):
         assert expected[f"test/{name}/{n:05d}.png".encode()] == label
+
+
+def test_fewer_photographs_are_read_at_once(model, examples, tmp_path, monkeypatch):
+    files = predictions.split_files(str(examples), "test")
+    assert predictions.at_once(files) == 256 and predictions.at_once(files, 5) == 5
+    large, torn = tmp_path / "large", tmp_path / "torn"
+    large.write_bytes(b"".join(framing.framed(bytes(size)) for size in (100, 5 * 2**20)))
+    torn.write_bytes(b"no record at all")
+    assert predictions.at_once([*files, str(large)]) == 12
+    assert predictions.at_once([str(torn)]) == 256
+    export = predictions.Export(model)
+    [whole] = predictions.answer_split(export, str(examples), "test")
+    monkeypatch.setattr(predictions, "_BATCH_BYTES", 5000)
+    parts = list(predictions.answer_split(export, str(examples), "test"))
+    assert len(parts) > 2 and sum(one.num_rows for one in parts) == whole.num_rows
+    for name in ("id", "label", "predicted"):
+        told = [value for one in parts for value in one.column(name).to_pylist()]
+        assert told == whole.column(name).to_pylist()
 
 
 def test_nothing_there(tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import itertools
 import math
 import re
@@ -10,15 +12,42 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
+from pipeline import images
 from pipeline.features import TRAIN
 from pipeline.ingest import wire
-from pipeline.report import diagrams, drawing, figures, formats, records, seen, shares
+from pipeline.report import diagrams, drawing, figures, formats, pictures, records, seen, shares
 from pipeline.report.collect import without_secrets
 from pipeline.report.figures import Series
 from tests import graphs
+from tests import pictures as files
 
 PLAIN = {"augment": [], "seed": 17}
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_a_photograph_is_shown_without_decoding_all_of_it(mode, monkeypatch):
+    rng = np.random.default_rng(1)
+    coarse = Image.fromarray(rng.integers(0, 256, (9, 12, 3)).astype(np.uint8)).convert(mode)
+    photograph = coarse.resize((1200, 900), Image.Resampling.BICUBIC)
+    whole = files.encoded(photograph, "JPEG", quality=95)
+    shown = _levels(pictures.of_file(whole))
+    expected = _levels(pictures.of_pixels(images.prepare(whole).pixels))
+    assert shown.shape == expected.shape == (84, 112, 3)
+    assert np.abs(shown - expected).mean() < 2
+    turned = photograph.getexif()
+    turned[0x0112] = 6
+    portrait = pictures.of_file(files.encoded(photograph, "JPEG", exif=turned))
+    assert (portrait.width, portrait.height) == (84, 112)
+    assert pictures.of_file(whole[: len(whole) // 2]) is None
+    monkeypatch.setattr(images, "prepare", None)  # decodes everything
+    assert pictures.of_file(whole) is not None
+
+
+def _levels(picture):
+    data = base64.b64decode(picture.source.partition(",")[2])
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).astype(int)
 
 
 def test_records_are_found_by_place_across_shards(tmp_path):

@@ -19,7 +19,7 @@ from pipeline.retrain.rounds import Rounds
 from pipeline.runs import Result, RunDir
 from pipeline.workdir import Workdir, open_workdir
 from tests import kfp_server
-from tests.test_retrain_rounds import span
+from tests.spanned import span
 
 PACKAGE = Path(__file__).parent / "golden" / "kubeflow.yaml"
 

@@ -190,7 +190,46 @@ def test_ledger_tells_attempts_and_survives_a_torn_line(tmp_path):
     assert last is not None and last["t"] == 7.0
 
 
+def test_what_is_decided_every_minute_is_written_once_an_hour(tmp_path):
+    def decide(ledger: Ledger, minute: float, value: float = 0, held: str = "", due: bool = False):
+        found = {"message": f"It is {int(value)}.", "value": value}
+        ledger.decide(60 * minute, {"due": due, "held": held, "findings": [found]})
+
+    ledger = Ledger(tmp_path)
+    for minute in range(150):
+        decide(ledger, minute, value=minute / 1000)
+    assert [line["t"] / 60 for line in ledger.read()] == [0, 60, 120]
+    # Other words, what holds a training back, and a clock that jumped back are news.
+    decide(ledger, 150, value=1)
+    decide(ledger, 151, held="pinned", due=True)
+    decide(ledger, 152, held="pinned", due=True)
+    decide(ledger, 1, held="pinned", due=True)
+    assert [line["t"] / 60 for line in ledger.read()][3:] == [150, 151, 1]
+    # So is what a training follows, and what another process decides.
+    decide(ledger, 2, due=True)
+    decide(ledger, 3, due=True)
+    decide(Ledger(tmp_path), 4, due=True)
+    assert [line["t"] / 60 for line in ledger.read()][6:] == [2, 3, 4]
+
+
+def test_a_clock_that_jumped_back_holds_nothing_back_for_years(tmp_path):
+    ledger, options = Ledger(tmp_path), Retrain(runs_per_day=1, cron="0 3 * * *")
+    ledger.add(3650 * DAY, "attempt", run_id="a")
+    assert "in 30 minutes" in budget.hold(ledger.attempts(), NOW, Retrain())
+    ledger.add(NOW, "decision", due=True)
+    assert "in 20 minutes" in budget.hold(ledger.attempts(), NOW + 600, Retrain())
+    assert "runs_per_day" in budget.hold(ledger.attempts(), NOW + 600, options)
+    assert budget.hold(ledger.attempts(), NOW + 2 * DAY, options) == ""
+    # Nor does a champion of then keep the schedule.
+    late = {"champion": Champion(3, published=3650 * DAY), "attempted": ledger.attempts()[0].at}
+    options = QUIET.model_copy(update={"cron": "0 3 * * *"})
+    assert not decide(options, scheduled=NOW - DAY, **late).due
+    assert fired(decide(options, now=NOW + 2 * DAY, scheduled=NOW + DAY, **late)) == {"cron"}
+
+
 def test_keys_that_are_refused():
+    with pytest.raises(ConfigError, match=r"without \{YYYY\} it names no day"):
+        config.load(overrides=["retrain.pattern={MM}-{DD}"])
     with pytest.raises(ConfigError, match="five fields of cron"):
         config.load(overrides=["retrain.cron=every day"])
     with pytest.raises(ConfigError, match="names no span"):

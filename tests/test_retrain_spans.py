@@ -138,6 +138,32 @@ def test_windows_are_explicit_lists(tmp_path):
         numbers(window="list", spans=(3,))
 
 
+def test_a_span_that_no_window_takes_is_not_new_for_ever(tmp_path):
+    book = Book(tmp_path / "book")
+
+    def take(number: int) -> None:
+        folder = made.class_folders(tmp_path / f"span-{number}", {**COUNTS, "green": number})
+        taken(book, folder, number)
+
+    def new(**options) -> list[int]:
+        return [record.number for record in windows.new(book, Retrain(**options))]
+
+    for number in (1, 2, 4, 5):
+        take(number)
+    rolling, listed = {"window": "rolling", "rolling": 2}, {"window": "list", "spans": (1, 7)}
+    # More may have come than a window takes: they count until it has trained.
+    assert new() == new(**rolling) == [1, 2, 4, 5] and new(**listed) == [1]
+    book.mark_trained({book.find(number).fingerprint for number in (4, 5)})
+    assert new() == [1, 2] and new(**rolling) == []
+    # A late one, behind the window; then a newer one.
+    take(3)
+    assert new(**rolling) == []
+    take(6)
+    assert new(**rolling) == [6] and new(**listed) == [1]
+    book.mark_trained({book.find(1).fingerprint})
+    assert new(**listed) == []
+
+
 def test_one_scan_of_a_window(tmp_path):
     book = Book(tmp_path / "book")
     for number in (1, 2):

@@ -27,8 +27,8 @@ from pipeline.retrain.intake import EVIDENCE
 from pipeline.retrain.ledger import Ledger
 from pipeline.runs import Request, RunDir, write_json
 from pipeline.workdir import open_workdir
+from tests.spanned import decided, kinds, rounds, span, take
 from tests.test_registry import FIRST, export
-from tests.test_retrain_rounds import decided, kinds, rounds, span, take
 
 _SIZE = 2_000_000
 DAY = 86_400.0

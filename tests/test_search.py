@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import json
 from types import SimpleNamespace
 
@@ -74,6 +75,33 @@ def test_a_space_that_makes_no_sense_is_refused_before_anything_runs(space, word
 
 
 @pytest.mark.current
+@pytest.mark.parametrize(
+    "space",
+    [
+        {"loss": ["auto", "focal"]},
+        {"label_smoothing": {"min": 0.0, "max": 0.2}},
+        {"label_weight": [1.0, 0.1]},
+        {"focal_gamma": [1.0, 2.0]},
+    ],
+)
+def test_losses_of_two_kinds_are_not_compared(space):
+    train = Train(loss="focal") if "focal_gamma" in space else Train()
+    [key] = space
+    with pytest.raises(ConfigError, match=f"tune.space.{key} .* tune.objective=eval_accuracy"):
+        search.check(Tune(algorithm="random", space=space, objective="eval_loss"), train)
+    search.check(Tune(algorithm="random", space=space), train)
+
+
+def test_losses_of_presets_that_smooth_labels_otherwise_are_not_compared():
+    space = {"preset": ["cifar10-cnn", "cifar10-fast"]}
+    tune = Tune(algorithm="random", space=space, objective="eval_loss")
+    with pytest.raises(ConfigError, match="tune.space.preset .*train.label_smoothing"):
+        search.check_networks(tune, Train(), Transform(image_size=32, channels=3))
+    smoothed = Train(label_smoothing=0.1)
+    settled = search.settled(tune, smoothed, ["label_smoothing"])
+    search.check_networks(settled, smoothed, Transform(image_size=32, channels=3))
+
+
 def test_what_can_not_go_together_is_refused():
     assert "hyperband sets it" in refusal({"epochs": [1, 2]}, algorithm="hyperband")
     assert "multi_worker" in refusal({"momentum": [0.5]}, strategy="multi_worker")
@@ -376,6 +404,65 @@ def test_bayesian_does_not_train_the_same_point_twice(tmp_path):
         trained += known is None
         trials.completed(trial, known.score if known else 0.5, 1, 1.0)
     assert trained == 2
+
+
+def test_bayesian_leaves_alone_what_failed(tmp_path):
+    space = {"learning_rate": {"min": 1e-4, "max": 1.0, "log": True}}
+    trials = Trials(Tune(algorithm="bayesian", space=space, trials=8), 17, tmp_path)
+    while (trial := trials.next()) is not None:
+        if trial.values["learning_rate"] > 0.1:
+            trials.failed(trial, "the loss became nan", 1.0)
+        else:
+            trials.completed(trial, 0.5 + trial.values["learning_rate"], 1, 1.0)
+    assert [row.state for row in trials.rows].count("failed") <= 3
+    assert trials.best.score > 0.58
+
+
+def test_a_point_that_failed_is_known(tmp_path):
+    space = {"optimizer": ["adam", "sgd"]}
+    trials = Trials(Tune(algorithm="bayesian", space=space, trials=8), 17, tmp_path)
+    failed = 0
+    while (trial := trials.next()) is not None:
+        known = trials.known(trial)
+        failed += known is None and trial.values["optimizer"] == "sgd"
+        if trial.values["optimizer"] == "sgd":
+            trials.failed(trial, known.reason if known else "out of memory", 1.0)
+        else:
+            trials.completed(trial, 0.5, 1, 1.0)
+    assert failed == 1
+
+
+@pytest.mark.parametrize("count", [1, 4, 8])
+def test_hyperband_lets_the_best_of_a_small_space_go_on(tmp_path, count):
+    space = {"batch_size": list(range(1, count + 1))}
+    tune = Tune(algorithm="hyperband", space=space, trials=100, epochs=9)
+    rungs = collections.defaultdict(set)
+    # In two processes: what the first had learned of the space is in the state.
+    for most in (count + 1, 100):
+        trials = Trials(tune, 17, tmp_path)
+        for _ in range(most):
+            trial = trials.next()
+            if trial is None:
+                break
+            size = trial.values["batch_size"]
+            rungs[trial.epochs].add(size)
+            trials.completed(trial, size / 10, trial.epochs, 1.0)
+    assert len(rungs[3]) >= len(rungs[1]) / 3
+    assert max(rungs[9]) == max(rungs[1])
+
+
+def test_hyperband_does_not_wait_for_what_failed(tmp_path):
+    space = {"momentum": {"min": 0.0, "max": 0.9}}
+    tune = Tune(algorithm="hyperband", space=space, trials=13, epochs=9)
+    trials = Trials(tune, 17, tmp_path)
+    began = 0
+    while (trial := trials.next()) is not None:
+        began += trial.epochs == 1
+        if began <= 3 and trial.epochs == 1:
+            trials.failed(trial, "the loss became nan", 1.0)
+        else:
+            trials.completed(trial, trial.values["momentum"], trial.epochs, 1.0)
+    assert [row.epochs for row in trials.rows if row.score is not None] == [1] * 6 + [3] * 3 + [9]
 
 
 @pytest.mark.current

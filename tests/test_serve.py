@@ -1,6 +1,8 @@
 """The development server: TF Serving's paths and answers over real exported models."""
 
 import base64
+import csv
+import errno
 import json
 import os
 import shutil
@@ -8,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -15,8 +18,10 @@ from pathlib import Path
 import grpc
 import pytest
 import requests
+from google.protobuf import text_format
 from tensorflow.core.framework import tensor_pb2, types_pb2
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
+from tensorflow_serving.config import model_server_config_pb2
 
 from pipeline.commands import serve
 from pipeline.errors import SafelightError, UsageError
@@ -154,6 +159,23 @@ def test_a_tensor_that_is_none(served, tensor):
     assert "input 'image'" in refused.value.details()
 
 
+def test_a_versions_label_is_not_taken_for_the_newest(served):
+    asked = predict_pb2.PredictRequest()
+    asked.model_spec.name, asked.model_spec.version_label = NAME, "stable"
+    asked.inputs["image"].CopyFrom(
+        tensor_pb2.TensorProto(
+            dtype=types_pb2.DT_STRING,
+            tensor_shape={"dim": [{"size": 1}]},
+            string_val=[exports.encoded("red", 1)],
+        )
+    )
+    with grpc.insecure_channel(served.grpc_target) as channel:
+        stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+        with pytest.raises(grpc.RpcError, match="version label: stable") as refused:
+            stub.Predict(asked, timeout=5)
+    assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+
+
 def test_new_versions_are_loaded_and_old_ones_dropped(tmp_path):
     base = tmp_path / NAME
     exports.save_model(base / "1")
@@ -178,6 +200,24 @@ def test_new_versions_are_loaded_and_old_ones_dropped(tmp_path):
         states = requests.get(f"{served.rest_url}/v1/models/{NAME}", timeout=5).json()
         assert [one["state"] for one in states["model_version_status"]] == ["END", "AVAILABLE"]
         assert post(served, {"instances": [b64("red")]}).json()["predictions"][0]["label"] == "red"
+
+
+def test_a_folder_that_can_not_be_read_for_a_while_ends_nothing(tmp_path, monkeypatch):
+    base, listed, failed = tmp_path / NAME, Path.iterdir, threading.Event()
+    exports.save_model(base / "1")
+
+    def broken(path):
+        if path == base and not failed.is_set():
+            failed.set()
+            raise PermissionError(errno.EACCES, "Permission denied", str(base))
+        return listed(path)
+
+    with serve.development(NAME, base) as served:
+        monkeypatch.setattr(Path, "iterdir", broken)
+        assert failed.wait(30)
+        shutil.copytree(base / "1", tmp_path / "2")
+        (tmp_path / "2").rename(base / "2")
+        until_versions(served, ["2", "1"])
 
 
 def until_versions(served, expected):
@@ -251,8 +291,26 @@ def test_tf_servings_command_lines(tmp_path):
     line = serve.command_line("docker", "m", tmp_path / "serving/m", tmp_path, 1, 2)
     assert "--publish=127.0.0.1:1:8501" in line
     assert "--init" in line
-    assert f"--volume={tmp_path}/serving/m:/models/m:ro" in line
+    # The folder of the configuration is its user's alone; the container's root has to read it.
+    assert "--cap-add=DAC_OVERRIDE" in line
     assert 'base_path: "/models/m"' in (tmp_path / "models.config").read_text()
+
+
+@pytest.mark.parametrize("folder", ["plain", 'run "12:30", röd'])
+def test_tf_serving_finds_a_workdir_of_any_name(tmp_path, folder):
+    base = tmp_path / folder / "serving" / "m"
+    serve.command_line("binary", "m", base, tmp_path, 1, 2)
+    read = text_format.Parse(
+        (tmp_path / "models.config").read_text(), model_server_config_pb2.ModelServerConfig()
+    )
+    assert read.model_config_list.config[0].base_path == str(base)
+    line = serve.command_line("docker", "m", base, tmp_path, 1, 2)
+    mounts = [one.removeprefix("--mount=") for one in line if one.startswith("--mount=")]
+    # Docker reads each as a line of CSV.
+    assert list(csv.reader(mounts)) == [
+        ["type=bind", f"source={base}", "target=/models/m", "readonly"],
+        ["type=bind", f"source={tmp_path}", "target=/config", "readonly"],
+    ]
 
 
 def test_the_command_serves_until_it_is_stopped(tmp_path, base):

@@ -102,8 +102,11 @@ def test_where_every_trial_fails_the_search_says_with_what(splits, tmp_path):
         run(args, tmp_path)
     assert len(caught.value.reasons) == 2
     assert "trial 1 (learning_rate 1e+3" in caught.value.reasons[0]
+    # Run again, they are tried again: what they failed of may have been mended.
+    assert not list((tmp_path / "checkpoints").glob("search-*"))
 
 
+@pytest.mark.slow
 def test_hyperband_goes_on_from_the_shorter_trials(splits, tmp_path):
     space = {"learning_rate": {"min": 1e-4, "max": 1e-2, "log": True}}
     args = fn_args(
@@ -146,6 +149,16 @@ def resumed(
         }
         Checkpoints(root, checkpoint("0")).save(replace(state, **arrays))
     return tune_child._train(job, setup, cast(Trials, SimpleNamespace(folder=root)), trial)
+
+
+def test_a_trial_that_its_devices_refuse_fails(splits, tmp_path):
+    args = fn_args(splits, tmp_path, algorithm="random", space={"xla": [True]}, trials=1, epochs=1)
+    job = tune._job(args, tmp_path / "best", tmp_path / "results")
+    # As with train.strategy=auto, on a machine with several GPUs.
+    setup = cast(training.Setup, SimpleNamespace(devices=SimpleNamespace(kind="mirrored")))
+    folder = cast(Trials, SimpleNamespace(folder=tmp_path))
+    with pytest.raises(SafelightError, match="train.xla and train.strategy=mirrored"):
+        tune_child._train(job, setup, folder, Trial("0", 1, {"xla": True}, 1))
 
 
 def test_a_trial_of_a_search_that_had_ended_is_trained_from_the_start(splits, tmp_path):

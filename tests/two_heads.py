@@ -20,6 +20,7 @@ import tensorflow_transform.beam as tft_beam
 from PIL import Image, ImageDraw
 from tensorflow_transform.tf_metadata import dataset_metadata, metadata_io
 
+from components.image_statistics import IN_MEMORY_RUNNER
 from pipeline import heads, transform
 from pipeline.config import Train, Transform
 from pipeline.features import IMAGE, LABEL
@@ -137,7 +138,7 @@ def transform_graph() -> Path:
         }
     ]
     with (
-        beam.Pipeline(runner="DirectRunner") as steps,
+        beam.Pipeline(runner=IN_MEMORY_RUNNER) as steps,
         tft_beam.Context(temp_dir=str(Path(folder.name) / "temporary")),
     ):
         analyzed = (steps | beam.Create(rows), metadata) | tft_beam.AnalyzeDataset(preprocess)

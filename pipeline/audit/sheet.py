@@ -88,7 +88,7 @@ def _stored(source: Source, suspects: Sequence[Suspect]) -> dict[int, Picture]:
     found: dict[int, Picture] = {}
     for split in sorted({split for split, _ in rows}):
         places = [place for of_split, place in rows if of_split == split]
-        for place, image in records.read(source.examples, split, places).items():
+        for place, image in records.each(source.examples, split, places):
             picture = pictures.of_file(image.encoded)
             if picture is not None:
                 found[rows[split, place]] = picture

@@ -7,6 +7,7 @@ Journal of Artificial Intelligence Research 70 (2021).
 from __future__ import annotations
 
 import csv
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,13 +67,17 @@ def find(
     from cleanlab.filter import find_label_issues
     from cleanlab.rank import get_label_quality_scores
 
-    here = [index for index, name in enumerate(classes) if name in set(labels)]
+    present = set(labels)
+    here = [index for index, name in enumerate(classes) if name in present]
     names = [classes[index] for index in here]
     number = {name: index for index, name in enumerate(names)}
     given = np.array([number[label] for label in labels], np.int64)
     chances = probabilities[:, here].astype(np.float64)
     chances /= chances.sum(axis=1, keepdims=True)
-    wrong = find_label_issues(given, chances, filter_by=_FILTER, n_jobs=1)
+    with warnings.catch_warnings():
+        # It warns of each class of few images, by its number here.
+        warnings.filterwarnings("ignore", "May not flag all label issues")
+        wrong = find_label_issues(given, chances, filter_by=_FILTER, n_jobs=1)
     quality = get_label_quality_scores(given, chances)
     best = chances.argmax(axis=1)
     # What the models call by its own label is no suspect, whatever its probability.

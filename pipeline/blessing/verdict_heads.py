@@ -208,8 +208,17 @@ def _against(
     ours: npt.NDArray[np.float64],
     theirs: npt.NDArray[np.float64],
     options: Evaluate,
-) -> tuple[Check, dict[str, Any]]:
-    """Compares the errors on the same images: their mean difference, and how sure it is."""
+) -> tuple[Check, dict[str, Any] | None]:
+    """Compares the errors on the same images: their mean difference, and how sure it is.
+
+    Where the champion answers no number it can't be lost to: those images are left out.
+    """
+    known = np.isfinite(theirs)
+    silent = int(np.sum(~known))
+    if len(theirs) and not known.any():
+        message = f"The champion answers no number for {name} on any of the {silent:,} images."
+        return Check(f"champion:{name}", None, None, None, True, message), None
+    ours, theirs = ours[known], theirs[known]
     rise = options.heads.get(name, {}).get("max_regression", _RISE)
     before = float(theirs.mean())
     margin = rise * before
@@ -230,6 +239,8 @@ def _against(
             ", so the estimate decides: "
             + ("within the margin." if passed else "a loss beyond the margin.")
         )
+    if silent:
+        message += f" Left out are {silent:,} of them, for which the champion answers no number."
     told = {
         "mae": _number(before),
         "difference": _number(difference),

@@ -18,7 +18,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Final, Protocol, TypeVar
 
 import requests
@@ -128,6 +127,7 @@ class _Base(ABC):
             version, found = self._until(
                 began + left,
                 lambda seconds, e=encoded: self._predict(e, seconds),  # type: ignore[misc]
+                f" about more than {len(answers):,} of {len(files):,} images" if answers else "",
             )
             seconds = time.monotonic() - began
             if self._log is not None:
@@ -179,11 +179,14 @@ class _Base(ABC):
     @abstractmethod
     def _status(self, seconds: float) -> list[VersionStatus]: ...
 
-    def _until(self, end: float, call: Callable[[float], _T]) -> _T:
-        """Calls with the seconds left until it works, is refused, or the time is over."""
+    def _until(self, end: float, call: Callable[[float], _T], beyond: str = "") -> _T:
+        """Calls with the seconds left until it works, is refused, or the time is over.
+
+        `beyond` says what was answered before, for the message.
+        """
         wait = _FIRST_WAIT_SECONDS
         tries = 0
-        last = "no try was made"
+        last = "the time was over before it"
         while (left := end - time.monotonic()) > 0:
             tries += 1
             try:
@@ -197,7 +200,7 @@ class _Base(ABC):
             time.sleep(pause)
             wait = min(2 * wait, _LONGEST_WAIT_SECONDS)
         raise NotServed(
-            f"{self._place()} did not answer within {self._deadline_seconds:g} s "
+            f"{self._place()} did not answer{beyond} within {self._deadline_seconds:g} s "
             f"({tries} {'try' if tries == 1 else 'tries'}; the last one: {last}). Start the server "
             "(safelight serve --workdir DIR), check the address, or allow more time."
         )
@@ -323,12 +326,7 @@ class GrpcClient(_Base):
     def __enter__(self) -> GrpcClient:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._channel.close()
 
     def _predict(self, encoded: list[bytes], seconds: float) -> tuple[int | None, list[Prediction]]:

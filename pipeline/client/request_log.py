@@ -70,12 +70,16 @@ class RequestLog:
             return
         content = ("\n".join(lines) + "\n").encode("utf-8")
         try:
-            descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+            self._append(content)
         except OSError as error:
             raise SafelightError(
                 f"The request log {self.path} can't be written ({error.strerror}); the request "
-                "itself was answered. Name a file in a folder that is there and may be written."
+                "itself was answered. Name a file in a folder that is there, may be written and "
+                "has room."
             ) from None
+
+    def _append(self, content: bytes) -> None:
+        descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         try:
             # One write of whole lines: other clients append to the same file.
             os.write(descriptor, content)

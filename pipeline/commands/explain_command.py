@@ -113,14 +113,15 @@ def _transform_graph(workdir: Path, version: Path, facts: dict[str, Any]) -> Pat
       SafelightError: the pixels were standardized, and the run's transform graph is gone.
     """
     place = open_workdir(workdir, create=False)
+    trained = {str(version.absolute().parent)}  # of a Trainer's artifact
     if version.name.isdecimal():
         entries = registry.read(version.parent).entries
         trained = {one.model_uri for one in entries if one.version == int(version.name)}
-        for run in runs.all_runs(place.runs):
-            nodes = run.read_artifacts()
-            graph = nodes.get("Transform", {}).get("transform_graph", "")
-            if nodes.get("Trainer", {}).get("model") in trained and Path(graph).is_dir():
-                return Path(graph)
+    for run in runs.all_runs(place.runs):
+        nodes = run.read_artifacts()
+        graph = nodes.get("Transform", {}).get("transform_graph", "")
+        if nodes.get("Trainer", {}).get("model") in trained and Path(graph).is_dir():
+            return Path(graph)
     if facts.get("normalize", "unit") == "unit":
         return None
     raise SafelightError(

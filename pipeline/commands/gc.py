@@ -13,7 +13,8 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -111,8 +112,8 @@ def plan(workdir: Workdir, keep: int) -> Plan:
         else:
             going.append(path)
     unused = gc_checkpoints.abandoned(workdir, everything, keep)
-    sizes = {path: _bytes(path) for path in unused}
-    return Plan(tuple(going), kept, sum(_bytes(path) for path in going), sizes)
+    sizes = {path: _bytes([path]) for path in unused}
+    return Plan(tuple(going), kept, _bytes(going), sizes)
 
 
 def free(workdir: Workdir, found: Plan) -> None:
@@ -200,13 +201,17 @@ def _artifacts(root: Path) -> Iterator[Path]:
             yield path
 
 
-def _bytes(path: Path) -> int:
-    """Returns what its deletion gives back: a file that another artifact links to gives nothing."""
+def _bytes(paths: Iterable[Path]) -> int:
+    """Returns what their deletion gives back: a file that others link to as well gives nothing."""
     total = 0
-    for folder, _, files in os.walk(path):
-        for name in files:
-            status = Path(folder, name).lstat()
-            total += status.st_size if status.st_nlink == 1 else 0
+    found: Counter[tuple[int, int]] = Counter()
+    for path in paths:
+        for folder, _, files in os.walk(path):
+            for name in files:
+                status = Path(folder, name).lstat()
+                file = (status.st_dev, status.st_ino)
+                found[file] += 1
+                total += status.st_size if found[file] == status.st_nlink else 0
     return total
 
 

@@ -25,8 +25,11 @@ from pipeline.ingest.entries import Ignored
 from pipeline.workdir import open_workdir
 
 _BATCH = 64
+# Of encoded images in one batch: a photograph that was turned upright has become a PNG of 20 MB.
+_BATCH_BYTES = 64 * 1024 * 1024
 
 Progress = Callable[[int, int], None]
+_Prepared = tuple[Path, bytes | images.BadImage]
 
 
 def command(
@@ -149,18 +152,11 @@ def predict(
     """
     export = Export(model_dir)
     done = 0
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        for batch in _batches(paths):
-            # What may be larger than usual is for the model to say. One at a time: a picture takes
-            # up to 24 bytes a pixel while it is read.
-            prepared = [
-                _prepare(path, images.MOST_PIXELS) if _too_large(one) else one
-                for path, one in zip(batch, list(pool.map(_prepare, batch)), strict=True)
-            ]
-            yield from _ask(export, batch, prepared)
-            done += len(batch)
-            if progress is not None:
-                progress(done, len(paths))
+    for batch in _batches(_prepared(paths)):
+        yield from _ask(export, [path for path, _ in batch], [data for _, data in batch])
+        done += len(batch)
+        if progress is not None:
+            progress(done, len(paths))
 
 
 def _in_directory(model: Path) -> Path:
@@ -217,9 +213,30 @@ def _highest(root: Path) -> Path | None:
     return max(versions, key=lambda path: int(path.name), default=None)
 
 
-def _batches(paths: Sequence[Path]) -> Iterator[list[Path]]:
+def _prepared(paths: Sequence[Path]) -> Iterator[_Prepared]:
+    """Yields the files in their order, prepared a few at a time."""
+    threads = os.cpu_count() or 1
     left = iter(paths)
-    while batch := list(itertools.islice(left, _BATCH)):
+    with ThreadPoolExecutor(threads) as pool:
+        while few := list(itertools.islice(left, 2 * threads)):
+            for path, one in zip(few, list(pool.map(_prepare, few)), strict=True):
+                # What may be larger than usual is for the model to say. One at a time: a picture
+                # takes up to 24 bytes a pixel while it is read.
+                yield path, _prepare(path, images.MOST_PIXELS) if _too_large(one) else one
+
+
+def _batches(prepared: Iterable[_Prepared]) -> Iterator[list[_Prepared]]:
+    """Yields batches bounded in images and in bytes."""
+    batch: list[_Prepared] = []
+    held = 0
+    for path, data in prepared:
+        size = len(data) if isinstance(data, bytes) else 0
+        if batch and (len(batch) == _BATCH or held + size > _BATCH_BYTES):
+            yield batch
+            batch, held = [], 0
+        batch.append((path, data))
+        held += size
+    if batch:
         yield batch
 
 

@@ -56,7 +56,8 @@ def write(
 ) -> None:
     """Writes all predictions beside `path` (.csv or .parquet), then renames.
 
-    A CSV has a column for each class, named after it; a Parquet file a list `probabilities` in the
+    A CSV has a column for each class, named after it (`label: <class>` where another column is
+    called so); a Parquet file a list `probabilities` in the
     order of the schema metadata's `classes`. A regression head adds a column of its name, a class
     head also `<name>_score` and its probabilities: in a CSV a column `<name>: <class>` each.
 
@@ -96,7 +97,10 @@ def _write_csv(
     further = [name for head in heads for name in _csv_columns(head)]
     with open(path, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["path", "label", "score", "reason", "detail", *classes, *further])
+        fixed = ["path", "label", "score", "reason", "detail"]
+        taken = {*fixed, *further}
+        named = [f"label: {name}" if name in taken else name for name in classes]
+        writer.writerow([*fixed, *named, *further])
         for one in predictions:
             given = [""] * len(classes) if one.probabilities is None else one.probabilities.tolist()
             more = [value for head in heads for value in _csv_values(head, one)]

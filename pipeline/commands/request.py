@@ -71,7 +71,7 @@ def command(
         answers = client.predict(paths)
     if as_json:
         for path, answer in zip(paths, answers, strict=True):
-            print(json.dumps({"file": str(path), **answer.as_json()}))
+            print(json.dumps({"file": _shown(path), **answer.as_json()}))
     else:
         console.stdout.print(_table(paths, answers, top))
     return 0
@@ -98,10 +98,15 @@ def _table(paths: Sequence[Path], answers: Sequence[Prediction], top: int) -> Ta
         if answer.label not in answer.probabilities:  # the model isn't sure enough to say
             lines.insert(0, (answer.label, ""))
         for row, (name, probability) in enumerate(lines):
-            table.add_row("" if row else escape(str(path)), escape(name), probability)
+            table.add_row("" if row else escape(_shown(path)), escape(name), probability)
         for head, said in answer.heads.items():
             if isinstance(said, float):
                 table.add_row("", f"{escape(head)} {said:.4g}", "")
             else:
                 table.add_row("", escape(f"{head} {said.label}"), f"{said.score:.4f}")
     return table
+
+
+def _shown(path: Path) -> str:
+    """Returns a path as `predict` tells it: bytes that are no UTF-8 stay visible as \\xNN."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")

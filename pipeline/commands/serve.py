@@ -150,13 +150,18 @@ def model_config(name: str, base_path: str, versions: int = 2) -> str:
     return (
         "model_config_list {\n"
         "  config {\n"
-        f'    name: "{name}"\n'
-        f'    base_path: "{base_path}"\n'
+        f"    name: {_quoted(name)}\n"
+        f"    base_path: {_quoted(base_path)}\n"
         '    model_platform: "tensorflow"\n'
         f"    model_version_policy {{ latest {{ num_versions: {versions} }} }}\n"
         "  }\n"
         "}\n"
     )
+
+
+def _quoted(text: str) -> str:
+    """Returns a string of protobuf's text format, which escapes quotes as JSON does."""
+    return json.dumps(text, ensure_ascii=False)
 
 
 def command_line(
@@ -177,15 +182,23 @@ def command_line(
     return [
         # Without an init, TF Serving is process 1 there, which SIGTERM does not end.
         *("docker", "run", "--rm", "--init", "--read-only", "--cap-drop=ALL"),
+        # Root without it can't read what is another user's alone, as the folder `scratch` is.
+        "--cap-add=DAC_OVERRIDE",
         f"--publish={LOOPBACK}:{port}:{REST_PORT}",
         f"--publish={LOOPBACK}:{grpc_port}:{GRPC_PORT}",
-        f"--volume={base}:{base_path}:ro",
-        f"--volume={scratch}:/config:ro",
+        f"--mount={_bind(base, base_path)}",
+        f"--mount={_bind(scratch, '/config')}",
         "--entrypoint=tensorflow_model_server",
         DOCKER_IMAGE,
         *(f"--port={GRPC_PORT}", f"--rest_api_port={REST_PORT}"),
         *arguments,
     ]
+
+
+def _bind(source: Path, target: str) -> str:
+    """Returns a mount as a line of CSV: --volume takes no source with a colon in it."""
+    fields = [f"source={source}".replace('"', '""'), f"target={target}".replace('"', '""')]
+    return ",".join(["type=bind", *(f'"{field}"' for field in fields), "readonly"])
 
 
 @contextmanager

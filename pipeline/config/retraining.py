@@ -85,6 +85,17 @@ class Retrain(Section):
         9108, ge=0, le=65535, description="--watch: health and metrics on 127.0.0.1; 0: a free one."
     )
 
+    @field_validator("pattern")
+    @classmethod
+    def _a_number_or_a_whole_date(cls, value: str) -> str:
+        missing = [name for name in ("{YYYY}", "{MM}", "{DD}") if name not in value]
+        if "{SPAN}" not in value and missing:
+            raise ValueError(
+                f"without {', '.join(missing)} it names no day; expected {{SPAN}}, or all of "
+                "{YYYY}, {MM} and {DD}"
+            )
+        return value
+
     @field_validator("cron")
     @classmethod
     def _five_fields(cls, value: str) -> str:

@@ -251,6 +251,17 @@ class Train(Section):
         # One step alone, as in --set train.augment=flip.
         return (value,) if isinstance(value, (str, Mapping)) else value
 
+    @field_validator("profile_steps")
+    @classmethod
+    def _steps_in_order(cls, value: str) -> str:
+        first, _, last = value.partition("-")
+        if value and not 1 <= int(first) <= int(last or first):
+            raise ValueError(
+                f"{value!r} are no steps; expected the first one and the last, counted from 1, "
+                "as in 10-20"
+            )
+        return value
+
     @model_validator(mode="after")
     def _labels_that_mix(self) -> Train:
         mixing = [step.name for step in self.augment if step.mixes_labels]

@@ -104,11 +104,10 @@ def spec(answered: Sequence[Head]) -> dict[str, tf.io.FixedLenFeature]:
     }
 
 
-def arrays(head: Head, truth: npt.NDArray[Any], columns: HeadColumns) -> Iterator[pa.Array]:
+def arrays(truth: npt.NDArray[Any], columns: HeadColumns) -> Iterator[pa.Array]:
     """Yields the arrays of one head's columns.
 
     Args:
-      head: which.
       truth: as `spec` parses it: bytes or float32 [images].
       columns: what the model says; its truths are not looked at.
     """

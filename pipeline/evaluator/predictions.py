@@ -12,8 +12,10 @@ The heads beside the label have columns of their own: `pipeline/evaluator/head_c
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +29,13 @@ from pipeline.errors import SafelightError
 from pipeline.evaluator import head_columns
 from pipeline.evaluator.head_columns import Classes, HeadColumns, Values
 from pipeline.heads import Head
+from pipeline.ingest import records
 
 FILE = "predictions.parquet"
 _ROWS = 4096  # of one row group
+# Of records that are read at once; a few such batches wait to be answered.
+_BATCH_BYTES = 32 * 2**20
+_SAMPLED = 64  # records of a file that tell how large its others are
 
 Floats = npt.NDArray[np.float32]
 
@@ -229,10 +235,28 @@ def split_files(examples_uri: str, split: str) -> list[str]:
     return sorted(str(path) for path in folder.glob("*") if path.is_file())
 
 
+def at_once(files: Iterable[str], most: int = 256) -> int:
+    """Returns how many records of these files are read together: `most` of small images.
+
+    As many photographs of 12 megapixels are a gigabyte, and several batches are held. The first
+    records of a shard, which mixes the images, tell how large they are.
+    """
+    largest = 1.0
+    for file in files:
+        try:
+            sizes = [size for _, size in islice(records.index(os.fsencode(file)), _SAMPLED)]
+        except records.FramingError:  # whoever reads the file says so
+            continue
+        largest = max(largest, sum(sizes) / max(1, len(sizes)))
+    return max(1, min(most, int(_BATCH_BYTES / largest)))
+
+
 def answer_split(
     export: Export, examples_uri: str, split: str, batch_size: int = 256
 ) -> Iterator[pa.RecordBatch]:
     """Yields the rows of predictions.parquet, batch by batch in the order of the files.
+
+    `batch_size` is the most images that are asked about together.
 
     Raises:
       SafelightError: the split holds no examples, or the model does not answer.
@@ -245,10 +269,10 @@ def answer_split(
         features.LABEL: tf.io.FixedLenFeature([], tf.string),
         **head_columns.spec(export.heads),
     }
-    records = tf.data.TFRecordDataset(files).batch(batch_size).prefetch(2)
+    batches = tf.data.TFRecordDataset(files).batch(at_once(files, batch_size)).prefetch(2)
     schema = _schema(export)
     rows = 0
-    for batch in records:
+    for batch in batches:
         facts = tf.io.parse_example(batch, wanted)
         answer = export.serve_examples(batch)
         rows += len(answer.labels)
@@ -346,7 +370,7 @@ def _record_batch(
         *([] if answer.answered is None else [pa.array(answer.answered, pa.bool_())]),
     ]
     for head, truth in truths.items():
-        columns += head_columns.arrays(head, truth, answer.heads[head.name])
+        columns += head_columns.arrays(truth, answer.heads[head.name])
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -120,8 +119,3 @@ def _why(code: int, log: Path) -> str:
     said = lines[-1].rstrip(".")[:500] if lines else "it said nothing"
     how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
     return f"The explaining process ended with {how}: {said}."
-
-
-def asked_by() -> int:
-    """Returns this process's number, for `Job.parent`."""
-    return os.getpid()

@@ -114,9 +114,12 @@ def _conflict(
     if len(different) < 2:
         return False
     by_id = sorted((int(position) for position in same), key=index.ids)
+    # Thousands may be equal (blank pages, "no picture" pictures): each names the first that is
+    # unlike it, and that is one of two.
+    first = next(p for p in by_id if codes[p] >= 0)
+    second = next(p for p in by_id if codes[p] >= 0 and codes[p] != codes[first])
     for position in by_id:
-        other = next((p for p in by_id if codes[p] >= 0 and codes[p] != codes[position]), None)
-        assert other is not None
+        other = second if codes[position] == codes[first] else first
         detail = (
             f"the same pixels stand under {names[codes[other]]!r} too: {shown(index.ids(other))}"
         )

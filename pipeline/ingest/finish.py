@@ -65,7 +65,7 @@ def finish(task: Task, parts: Path, pieces: int, examples: Path, report: Path) -
     alike = _near_duplicates(task, rows, decisions, parts)
     bad = quarantine.table(task.found.problems, decisions, rows, parts, pieces)
     classes = _classes(task, rows, decisions)
-    summary = _summary(task, rows, decisions, bad, classes, len(alike))
+    summary = _summary(task, rows, decisions, bad, classes, len(alike or ()))
     kept = decisions.codes == decide.KEEP
     tables.write_images(task.extra, rows, kept, parts, report)
     pq.write_table(bad, report / "quarantine.parquet")
@@ -90,22 +90,18 @@ def _write_summary(summary: dict[str, Any], report: Path) -> None:
 
 def _near_duplicates(
     task: Task, rows: Rows, decisions: decide.Decisions, parts: Path
-) -> list[near.Pair]:
-    """Returns the pairs, with positions in `rows`; marks what `drop` removes."""
+) -> near.Pairs | None:
+    """Returns the pairs, with positions in `rows`, or None; marks what `drop` removes."""
     kept = np.flatnonzero(decisions.codes == decide.KEEP)
     if task.options.near_duplicates == "off" or not len(kept):
-        return []
+        return None
     hashes = rows.table["phash"].to_numpy()[kept]
-    found = near.pairs(hashes, rows.index.splits[kept], thumbs(parts, rows), kept)
-    pairs = [
-        pair._replace(nearer=int(kept[pair.nearer]), further=int(kept[pair.further]))
-        for pair in found
-    ]
+    found = near.pairs(hashes, rows.index.splits[kept], thumbs(parts, rows), kept).of(kept)
     if task.options.near_duplicates == "drop":
-        for pair in pairs:
-            if decisions.codes[pair.further] == decide.KEEP:
-                decisions.codes[pair.nearer] = decide.NEAR_DUPLICATE
-    return pairs
+        for nearer, further in zip(found.nearer.tolist(), found.further.tolist(), strict=True):
+            if decisions.codes[further] == decide.KEEP:
+                decisions.codes[nearer] = decide.NEAR_DUPLICATE
+    return found
 
 
 def _classes(task: Task, rows: Rows, decisions: decide.Decisions) -> list[str]:
@@ -126,11 +122,11 @@ def _summary(
     kept = decisions.codes == decide.KEEP
     splits, labels = rows.index.splits[kept], rows.index.labels[kept]
     codes = {name: code for code, name in enumerate(rows.index.label_names)}
+    counts = np.zeros((len(codes) + 1, len(plan.SPLIT_CODES)), np.int64)
+    np.add.at(counts, (labels, splits), 1)  # the last row stays empty: of classes that are not here
     per_class = {
         name: {
-            split: int(
-                np.sum((labels == codes.get(name, -1)) & (splits == plan.SPLIT_CODES[split]))
-            )
+            split: int(counts[codes.get(name, -1), plan.SPLIT_CODES[split]])
             for split in task.rule.splits
         }
         for name in classes

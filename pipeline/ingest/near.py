@@ -9,6 +9,7 @@ decides is the difference between the thumbnails' pixels.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import NamedTuple
 
@@ -41,12 +42,41 @@ class Pair(NamedTuple):
     difference: float
 
 
+@dataclass(frozen=True)
+class Pairs:
+    """Any number of pairs, an element each: of the frames of a film there are millions.
+
+    Attributes:
+      nearer: int64 [pairs].
+      further: int64 [pairs].
+      distance: uint8 [pairs].
+      difference: float64 [pairs].
+    """
+
+    nearer: npt.NDArray[np.int64]
+    further: npt.NDArray[np.int64]
+    distance: npt.NDArray[np.uint8]
+    difference: npt.NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.nearer)
+
+    def first(self, most: int) -> list[Pair]:
+        """Returns at most so many of them, from the first on."""
+        columns = (self.nearer, self.further, self.distance, self.difference)
+        return [Pair(*row) for row in zip(*(one[:most].tolist() for one in columns), strict=True)]
+
+    def of(self, images: npt.NDArray[np.int64]) -> Pairs:
+        """Returns the same pairs of `images`, int64, where these are positions in them."""
+        return replace(self, nearer=images[self.nearer], further=images[self.further])
+
+
 def pairs(
     hashes: npt.NDArray[np.uint64],
     splits: npt.NDArray[np.int8],
     thumbs: npt.NDArray[np.uint8],
     places: npt.NDArray[np.int64],
-) -> list[Pair]:
+) -> Pairs:
     """Returns the confirmed pairs across splits, the most alike first.
 
     Args:
@@ -55,17 +85,19 @@ def pairs(
       thumbs: uint8 [all images, bytes]; may lie on disk.
       places: int64 [images], the rows of `thumbs`.
     """
-    found = []
     left, right = _suspects(hashes, splits)
+    difference = np.empty(len(left))
     for start in range(0, len(left), _AT_ONCE):
         some = slice(start, start + _AT_ONCE)
-        difference = _difference(thumbs[places[left[some]]], thumbs[places[right[some]]])
-        for which in np.flatnonzero(difference <= MAX_DIFFERENCE):
-            one, two = int(left[start + which]), int(right[start + which])
-            nearer, further = (one, two) if splits[one] < splits[two] else (two, one)
-            distance = int(_distance(hashes[one : one + 1], hashes[two : two + 1])[0])
-            found.append(Pair(nearer, further, distance, float(difference[which])))
-    return sorted(found, key=lambda pair: (pair.difference, pair.nearer, pair.further))
+        difference[some] = _difference(thumbs[places[left[some]]], thumbs[places[right[some]]])
+    sure = difference <= MAX_DIFFERENCE
+    left, right, difference = left[sure], right[sure], difference[sure]
+    swapped = splits[left] >= splits[right]
+    nearer, further = np.where(swapped, right, left), np.where(swapped, left, right)
+    order = np.lexsort((further, nearer, difference))
+    nearer, further = nearer[order], further[order]
+    distance = _distance(hashes[nearer], hashes[further])
+    return Pairs(nearer, further, distance, difference[order])
 
 
 def _suspects(

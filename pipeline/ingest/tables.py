@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +56,7 @@ def _for_people(table: pa.Table, schema: pa.Schema) -> pa.Table:
 
 
 def write_pairs(
-    rows: Rows, decisions: decide.Decisions, alike: Sequence[near.Pair], report: Path
+    rows: Rows, decisions: decide.Decisions, alike: near.Pairs | None, report: Path
 ) -> None:
     """Writes duplicates.parquet: what was dropped, or only reported, and what it equals."""
     index = rows.index
@@ -65,7 +64,7 @@ def write_pairs(
     for removed, kept in sorted(decisions.pairs, key=lambda pair: index.ids(pair[0])):
         kind = decide.KINDS[decisions.codes[removed]]
         lines.append(_pair(index, kind, removed, kept, True, 0, 0.0))
-    for pair in alike[:MOST_PAIRS]:
+    for pair in alike.first(MOST_PAIRS) if alike else ():
         dropped = decisions.codes[pair.nearer] == decide.NEAR_DUPLICATE
         lines.append(
             _pair(

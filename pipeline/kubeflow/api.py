@@ -171,11 +171,6 @@ class Server:
         error = str(run.error.message) if run.error and run.error.message else ""
         return RunState(run_id, str(run.state or "PENDING"), error, tasks)
 
-    def cancel(self, run_id: str) -> None:
-        """Asks for a run to be ended."""
-        with self._reaching("end the run"):
-            self._client.terminate_run(run_id)
-
     def result_line(self, run: RunState) -> dict[str, Any] | None:
         """Returns the result that the exit task printed, or None where its log can't be read."""
         for node in _nodes_below(run, names.REPORT):

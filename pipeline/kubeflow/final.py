@@ -36,7 +36,7 @@ def run(given: ExecutorInput, workdir: Workdir, record: Record, nodes: Sequence[
     _find_refused(record)
     kept = record.kept()
     runs.write_json(record.run.artifacts, kept)
-    _write_events(record, nodes)
+    _write_events(record)
     result = conclude(record, nodes, str(status.get("state", "")))
     record.run.write_result(result)
     return _report(given, workdir, record, result)
@@ -136,7 +136,7 @@ def _stages(steps: Mapping[str, StepRecord | None], nodes: Sequence[str]) -> lis
     return stages
 
 
-def _write_events(record: Record, nodes: Sequence[str]) -> None:
+def _write_events(record: Record) -> None:
     with open(record.run.events, "w", encoding="utf-8") as file:
         for event in record.all_events():
             file.write(json.dumps(event) + "\n")

@@ -30,6 +30,9 @@ from pipeline.kubeflow.record import Record
 from pipeline.workdir import Workdir
 
 _VERDICT = "verdict.json"
+# Of a confusion matrix on the pages: one of 1,000 classes is larger than a message to the server
+# of metadata may be (4 MiB), and nobody could read it. The report has it.
+_MOST_CLASSES = 100
 # Writes to what is served: one at a time, whatever else runs on the volume.
 _EXCLUSIVE = ("Pusher", "VariantPusher")
 # In the workdir's cache: the artifacts of spans, each made once.
@@ -148,17 +151,17 @@ def _verdict(given: ExecutorInput, blessing: Path) -> dict[str, dict[str, Any]]:
     """Tells the gate's verdict to the pages, and to the condition of the push."""
     verdict = json.loads((blessing / _VERDICT).read_text(encoding="utf-8"))
     write_parameter(given, names.BLESSED, "true" if verdict["blessed"] else "false")
-    classes = list(verdict["per_class"])
     numbers = {key: value for key, value in verdict["metrics"].items() if value is not None}
-    return {
-        names.METRICS: {**numbers, "test_examples": verdict["test_examples"]},
-        names.CONFUSION: {
+    told = {names.METRICS: {**numbers, "test_examples": verdict["test_examples"]}}
+    classes = list(verdict["per_class"])
+    if len(classes) <= _MOST_CLASSES:
+        told[names.CONFUSION] = {
             "confusionMatrix": {
                 "annotationSpecs": [{"displayName": name} for name in classes],
                 "rows": [{"row": row} for row in verdict["confusion"]],
             }
-        },
-    }
+        }
+    return told
 
 
 def _shown(metadata: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,7 +22,6 @@ from pipeline.runs import Outcome, Result, Stage
 _POLL_SECONDS: Final = 5.0
 # A server that restarts is away for about this long.
 _PATIENCE_SECONDS: Final = 120.0
-_DONE: Final = frozenset({"SUCCEEDED", "SKIPPED", "FAILED", "CANCELED"})
 
 
 def command(

@@ -8,6 +8,7 @@ an alarm, which the next `safelight retrain` takes as a reason.
 from __future__ import annotations
 
 import base64
+import calendar
 import csv
 import json
 import sys
@@ -104,21 +105,21 @@ def command(
       as_json: print one JSON object.
 
     Raises:
-      UsageError: a log is not there or holds no request of this model, or nothing is served.
+      UsageError: a log is not there or holds no request of this model, nothing is served, or the
+        manifest can't be written.
       SafelightError: what the model was judged on is gone.
     """
+    _check_manifest(manifest)
     options = configuration.load(profile, overrides).config.monitor
     place = open_workdir(workdir, create=False)
     root = place.served(model)
     champion = registry.read(root).champion()
     if champion is None:
         raise UsageError(f"Nothing is served from {root} yet: there is nothing to watch.")
-    entries, skipped = requests.read(logs, {champion.version, champion.restores, None}, root.name)
+    wanted = {champion.version, champion.restores, None}
+    entries, skipped = requests.read(logs, wanted, root.name, _seconds(champion.published))
     reference = baseline(place, champion.run_id)
     found = watch(entries, reference, champion.version, options, skipped)
-    if manifest is not None:
-        write_manifest(manifest, entries, options.label_next)
-        found = Watched(**{**vars(found), "manifest": str(manifest)})
     if found.alarms:
         Ledger(place.root / FOLDER).add(
             time.time(),
@@ -126,11 +127,31 @@ def command(
             version=champion.version,
             reason=" ".join(one.message for one in found.alarms),
         )
+    if manifest is not None:
+        write_manifest(manifest, entries, options.label_next)
+        found = Watched(**{**vars(found), "manifest": str(manifest)})
     if as_json:
         sys.stdout.write(json.dumps(asdict(found)) + "\n")
     else:
         _show(found)
     return 0
+
+
+def _check_manifest(path: Path | None) -> None:
+    """Says so early if the manifest, or the folder of images beside it, can't be written."""
+    if path is None:
+        return
+    if path.suffix.lower() != ".csv":
+        raise UsageError(f"--manifest {path}: expected a name that ends in .csv.")
+    if not path.absolute().parent.is_dir():
+        raise UsageError(f"--manifest {path}: there is no folder {path.absolute().parent}.")
+    images = path.with_suffix("")
+    if path.is_dir() or (images.exists() and not images.is_dir()):
+        raise UsageError(
+            f"--manifest {path}: the table goes there, and logged images into the folder "
+            f"{images}, but {path if path.is_dir() else images} is something else already. "
+            "Name another file."
+        )
 
 
 def watch(
@@ -179,6 +200,11 @@ def watch(
         )
     )
     return Watched(len(entries), version, tuple(figures), skipped=skipped)
+
+
+def _seconds(published: str) -> float:
+    """Returns a registry's time as seconds since 1970."""
+    return calendar.timegm(time.strptime(published, "%Y-%m-%dT%H:%M:%SZ"))
 
 
 def seen(entries: Iterable[dict[str, Any]]) -> Seen:

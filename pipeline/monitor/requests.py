@@ -27,7 +27,7 @@ _ROUNDING = 0.001  # that a probability may be off by
 
 
 def read(
-    logs: Sequence[Path], wanted: set[int | None], model: str
+    logs: Sequence[Path], wanted: set[int | None], model: str, since: float = 0.0
 ) -> tuple[list[dict[str, Any]], int]:
     """Returns the entries about these versions, and how many others and damaged ones there are.
 
@@ -35,6 +35,8 @@ def read(
       logs: files in either form, told by their first bytes.
       wanted: versions; None stands for an entry that does not say.
       model: its name.
+      since: when the wanted version was published, seconds since 1970: what was answered before,
+        and does not say by which version, was another's.
 
     Raises:
       UsageError: a log can't be read, or none has an entry about this model.
@@ -43,7 +45,7 @@ def read(
     skipped = 0
     for log in logs:
         for entry in _of_records(log) if _is_records(log) else _of_lines(log):
-            if _ours(entry, wanted, model):
+            if _ours(entry, wanted, model) and not _earlier(entry, since):
                 found.append(entry)
             else:
                 skipped += 1
@@ -59,6 +61,12 @@ def read(
 def _ours(entry: Any, wanted: set[int | None], model: str) -> TypeGuard[dict[str, Any]]:
     """Says whether this is a whole entry about one of these versions of the model."""
     return _is_whole(entry) and entry.get("version") in wanted and entry.get("model") == model
+
+
+def _earlier(entry: dict[str, Any], since: float) -> bool:
+    """Says whether the entry names no version, and is older than the one that is asked about."""
+    when = entry.get("t")
+    return entry.get("version") is None and _is_number(when) and when < since
 
 
 def _is_whole(entry: Any) -> TypeGuard[dict[str, Any]]:
@@ -81,7 +89,7 @@ def _is_whole(entry: Any) -> TypeGuard[dict[str, Any]]:
     )
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any) -> TypeGuard[float]:
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     return number and abs(value) <= sys.float_info.max  # which NaN is not
 

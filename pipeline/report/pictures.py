@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,11 +12,17 @@ import numpy.typing as npt
 from PIL import Image
 
 from pipeline import images
+from pipeline.ingest import headers
 
 # Below this side a picture is kept as it is, in a PNG, and the browser enlarges its pixels.
 _SMALL = 40
 _SIDE = 112
 _JPEG_QUALITY = 82
+# A JPEG with a longer side is decoded at an eighth to a half of its size, in a fifth of the time,
+# and to at least so much: a page may show hundreds of photographs.
+_LARGE = 8 * _SIDE
+_DECODED = 2 * _SIDE
+_ORIENTATION = 0x0112
 
 
 @dataclass(frozen=True)
@@ -30,11 +37,32 @@ class Picture:
 
 def of_file(encoded: bytes) -> Picture | None:
     """Returns the thumbnail of an encoded image, or None where it can't be read."""
+    pixels = _of_photograph(encoded)
+    if pixels is not None:
+        return of_pixels(pixels)
     try:
         pixels = images.prepare(encoded, min_side=1, max_pixels=images.MOST_PIXELS).pixels
     except images.BadImage:
         return None
     return of_pixels(pixels)
+
+
+def _of_photograph(encoded: bytes) -> npt.NDArray[np.uint8] | None:
+    """Returns a large JPEG's pixels at a smaller size; None of what has to be decoded whole."""
+    if headers.sniff(encoded[: headers.SNIFF_BYTES]) != "jpeg":
+        return None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image = Image.open(io.BytesIO(encoded), formats=images.PLUGINS["jpeg"])
+        plain = image.mode in ("L", "RGB") and image.getexif().get(_ORIENTATION, 1) == 1
+        if not plain or max(image.size) <= _LARGE:
+            return None
+        image.draft(image.mode, (_DECODED, _DECODED))
+        pixels = np.asarray(image)
+    except Exception:  # noqa: BLE001 - what is damaged raises whatever it likes, and is told below
+        return None
+    return pixels if pixels.ndim == 3 else pixels[..., np.newaxis]
 
 
 def of_pixels(pixels: npt.NDArray[np.uint8]) -> Picture:

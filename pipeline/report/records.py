@@ -26,19 +26,22 @@ class StoredImage:
 
 def read(examples: Path, split: str, rows: Iterable[int]) -> dict[int, StoredImage]:
     """Returns the images at these places of a split, counted from 0, as far as there are such."""
+    return dict(each(examples, split, rows))
+
+
+def each(examples: Path, split: str, rows: Iterable[int]) -> Iterator[tuple[int, StoredImage]]:
+    """Yields (place, image) as `read` has them: one by one, since photographs take megabytes."""
     wanted = sorted(set(rows))
-    found: dict[int, StoredImage] = {}
     first = 0
     for path in sorted((examples / f"Split-{split}").glob("data_tfrecord-*")):
-        if len(found) == len(wanted):
+        if not wanted or wanted[-1] < first:
             break
         count = 0
         for place, record in _pick(path, [row - first for row in wanted if row >= first]):
             count = place + 1
             if record is not None:
-                found[first + place] = _image(record)
+                yield first + place, _image(record)
         first += count
-    return found
 
 
 def _pick(path: Path, places: Sequence[int]) -> Iterator[tuple[int, bytes | None]]:

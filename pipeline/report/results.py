@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -35,9 +36,9 @@ class Results:
     classes: list[ClassResult]
     confusion: Confusion
 
-    @property
+    @cached_property
     def axis(self) -> float:
-        """Where the drawing of recalls begins."""
+        """Where the drawing of recalls begins; each row of the table asks for it."""
         return shares.axis(row.recall for row in self.classes)
 
 

@@ -14,9 +14,8 @@ _ONE_SIDED = 0.975
 
 @dataclass(frozen=True)
 class Share:
-    """`hits` of `n`; `low` and `high` are the ends of the exact 95 % interval."""
+    """A share of `n`; `low` and `high` are the ends of the exact 95 % interval."""
 
-    hits: int
     n: int
     value: float
     low: float
@@ -35,7 +34,6 @@ def of(hits: int, n: int) -> Share | None:
     if n == 0:
         return None
     return Share(
-        hits=hits,
         n=n,
         value=hits / n,
         low=bounds.lower_bound(hits, n, _ONE_SIDED),

@@ -7,7 +7,7 @@ is taken again as a new revision: what a run has read stands under the old one f
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -124,9 +124,9 @@ class Book:
             f"{', '.join(str(one.number) for one in self.latest()) or 'none'}."
         )
 
-    def by_fingerprint(self, fingerprint: str) -> Iterator[Record]:
-        """Yields the revisions with this fingerprint."""
-        return (one for one in self._records if one.fingerprint == fingerprint)
+    def newest_trained(self) -> float:
+        """Returns the highest number of a span that has trained; below all others without one."""
+        return max((one.number for one in self._records if one.trained), default=-math.inf)
 
     def take(self, number: int, path: Path, scan: dict[str, Any], now: float) -> Record:
         """Records a complete span; one that is known unchanged stays as it is."""

@@ -103,6 +103,7 @@ class Daemon:
     def _one(self) -> None:
         try:
             done = self._rounds.go(log_to_screen=self._log_to_screen)
+            served = self._champion()
         except Busy as error:
             self._state.ended(str(error), healthy=True)
             return
@@ -111,7 +112,7 @@ class Daemon:
             console.stderr.print(f"[bold red]error:[/] {escape(str(error))}")
             self._state.ended(str(error), healthy=False)
             return
-        self._state.count(done, self._champion())
+        self._state.count(done, served)
         if done.decision.due or done.quarantined:
             self._say(done)
 

@@ -11,14 +11,16 @@
     {"t", "kind": "monitor", "version", "reason"}     an alarm of `safelight monitor`
     {"t", "kind": "rollback"|"pin"|"unpin", "version", "by", "why"}
 
-Lines are appended and never changed. A line cut short by a power failure is passed over.
+Lines are appended and never changed. A line cut short by a power failure is passed over. What a
+daemon decides every minute in the same words stands there once an hour.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from pipeline.retrain.budget import Attempt
 
 FILE = "ledger.jsonl"
 _FAILED = frozenset({"failed"})
+_SAME_SECONDS = 3600.0
 
 
 class Ledger:
@@ -35,6 +38,7 @@ class Ledger:
         """Names the file; without `keep`, `add` writes nothing."""
         self._path = folder / FILE
         self._keep = keep
+        self._decided: tuple[float, dict[str, Any]] = (0.0, {})
 
     def add(self, now: float, kind: str, **fields: Any) -> None:
         """Appends a line, and waits until the disk holds it."""
@@ -50,6 +54,19 @@ class Ledger:
             file.flush()
             os.fsync(file.fileno())
 
+    def decide(self, now: float, decision: Mapping[str, Any]) -> None:
+        """Appends a decision, unless this object has written the same within the hour.
+
+        What a training follows is always written, and so is what comes after a clock that jumped
+        back. A figure that moved without a word of its message moving is the same.
+        """
+        at, before = self._decided
+        said = {**decision, "findings": [one["message"] for one in decision["findings"]]}
+        if said == before and 0 <= now - at < _SAME_SECONDS and (said["held"] or not said["due"]):
+            return
+        self.add(now, "decision", **decision)
+        self._decided = now, said
+
     def read(self) -> Iterator[dict[str, Any]]:
         """Yields the lines, oldest first."""
         if not self._path.is_file():
@@ -64,17 +81,21 @@ class Ledger:
                     yield entry
 
     def attempts(self) -> list[Attempt]:
-        """Returns the trainings in the order in which they began; one without an end failed."""
+        """Returns the trainings in the order in which they began; one without an end failed.
+
+        None is later than a line behind it: where the clock jumped back, it is of that moment.
+        """
         outcomes: dict[str, str] = {}
-        began: list[tuple[str, float]] = []
-        for entry in self.read():
+        found: list[Attempt] = []
+        now = math.inf
+        for entry in reversed(list(self.read())):
+            now = min(now, entry["t"])
             if entry["kind"] == "attempt":
-                began.append((entry["run_id"], entry["t"]))
+                failed = outcomes.get(entry["run_id"], "failed") in _FAILED
+                found.append(Attempt(now, failed))
             elif entry["kind"] == "outcome":
-                outcomes[entry["run_id"]] = entry["outcome"]
-        return [
-            Attempt(at, failed=outcomes.get(run_id, "failed") in _FAILED) for run_id, at in began
-        ]
+                outcomes.setdefault(entry["run_id"], entry["outcome"])
+        return found[::-1]
 
     def last(self, kind: str) -> dict[str, Any] | None:
         """Returns the newest line of a kind, or None."""

@@ -167,7 +167,9 @@ def _times(situation: Situation, champion: Champion, options: Retrain) -> Iterat
         said = f"version {champion.version} is {days:.1f} days old"
         yield _at_least("age", days, options.max_age_days, said)
     if options.cron and situation.scheduled is not None:
-        last = max(champion.published, situation.attempted or 0.0)
+        # One from the future, before the clock jumped back, would keep the schedule for as long.
+        published = champion.published if champion.published <= situation.now else 0.0
+        last = max(published, situation.attempted or 0.0)
         fired = last < situation.scheduled <= situation.now
         said = "came since the last training" if fired else "has not come since the last training"
         yield Finding("cron", fired, None, None, f"The schedule {options.cron!r} {said}.")

@@ -182,7 +182,7 @@ class Rounds:
         held = (running or self._held(serving, now, asked_for)) if decision.due else ""
         names = tuple(one.name for one in window)
         done = Round(decision, held, names, tuple(waiting), tuple(self._quarantined))
-        self.ledger.add(now, "decision", **{**decision.to_dict(), **_brief(done)})
+        self.ledger.decide(now, {**decision.to_dict(), **_brief(done)})
         return _Plan(done, () if held else tuple(window), book)
 
     def _held(self, serving: Registry, now: float, asked_for: str) -> str:
@@ -213,7 +213,7 @@ class Rounds:
 
     def _evidence(self, book: Book, serving: Registry) -> list[SpanEvidence]:
         """Returns what is known of each new span; a broken one goes into quarantine."""
-        new = book.new()
+        new = windows.new(book, self.config.retrain)
         champion = serving.champion()
         if not new:
             return []

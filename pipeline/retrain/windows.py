@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -10,7 +11,7 @@ from pipeline import fingerprint
 from pipeline.config import Retrain
 from pipeline.errors import UsageError
 from pipeline.ingest.scan import Scan
-from pipeline.retrain.book import Record
+from pipeline.retrain.book import Book, Record
 
 GOLDEN = "golden"
 
@@ -39,10 +40,8 @@ def resolve(usable: Sequence[Record], options: Retrain) -> list[Record]:
     Raises:
       UsageError: the list names a span that is not there or is in quarantine.
     """
-    if options.window == "all":
-        return list(usable)
-    if options.window == "rolling":
-        return list(usable[-options.rolling :])
+    if options.window != "list":
+        return _within(usable, options)
     known = {record.number: record for record in usable}
     missing = [number for number in options.spans if number not in known]
     if missing:
@@ -50,7 +49,25 @@ def resolve(usable: Sequence[Record], options: Retrain) -> list[Record]:
             f"retrain.spans names {', '.join(map(str, missing))}, which is not complete, in "
             f"quarantine or not there. There is: {', '.join(map(str, known)) or 'none'}."
         )
-    return [known[number] for number in sorted(set(options.spans))]
+    return _within(usable, options)
+
+
+def new(book: Book, options: Retrain) -> list[Record]:
+    """Returns the spans without a training that one can still be for, by number.
+
+    A span that the list doesn't name never trains. One that a rolling window has passed, as newer
+    ones trained, doesn't either. Counted as new, each would make every round train again on the
+    same spans.
+    """
+    within = {one.name for one in _within(book.usable(), options)}
+    passed = math.inf if options.window == "list" else book.newest_trained()
+    return [one for one in book.new() if one.name in within or one.number > passed]
+
+
+def _within(usable: Sequence[Record], options: Retrain) -> list[Record]:
+    if options.window == "rolling":
+        return list(usable[-options.rolling :])
+    return [one for one in usable if options.window == "all" or one.number in options.spans]
 
 
 def members(window: Sequence[Record], golden: Scan | None) -> list[Member]:

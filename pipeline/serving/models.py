@@ -7,6 +7,7 @@ loaded leaves the others as they are.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -150,7 +151,9 @@ class Versions:
     def watch(self, stop: threading.Event) -> None:
         """Refreshes once a second until `stop` is set."""
         while not stop.wait(_POLL_SECONDS):
-            self.refresh()
+            # A folder that can't be read now (another user's copy, a network's disk) may be again.
+            with contextlib.suppress(OSError):
+                self.refresh()
 
     def _wanted(self) -> list[int]:
         if not self._base.is_dir():

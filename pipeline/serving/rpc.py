@@ -58,6 +58,10 @@ def start(versions: Versions, address: str) -> tuple[grpc.Server, int]:
 def _version(versions: Versions, spec: Any) -> Version:
     if spec.name != versions.name:
         raise Refused("NOT_FOUND", f"Servable not found for request: Latest({spec.name})")
+    if spec.HasField("version_label"):  # TF Serving's own words: no label is configured
+        raise Refused(
+            "INVALID_ARGUMENT", f"Unrecognized servable version label: {spec.version_label}"
+        )
     return versions.get(spec.version.value if spec.HasField("version") else None)
 
 

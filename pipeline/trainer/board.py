@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from pipeline import events
 from pipeline.config import Train
 from pipeline.heads import LABEL, Head
 from pipeline.trainer import augment
@@ -35,6 +36,7 @@ def callbacks(
     samples: Callable[[], tf.data.Dataset],
     held_out: Callable[[], tf.data.Dataset],
     value_range: Callable[[], Range | None],
+    steps: int,
 ) -> list[keras.callbacks.Callback]:
     """Returns the callbacks that the configuration asks for; none by default.
 
@@ -47,6 +49,7 @@ def callbacks(
         of several a dict by the head's name.
       value_range: gives what black and white are among the pixels, float32 [channels] each; None
         stands for 0 and 1.
+      steps: of all epochs that are still to be trained; 0 where none is.
     """
     made: list[keras.callbacks.Callback] = []
     if train.board_images:
@@ -56,7 +59,13 @@ def callbacks(
             ConfusionByEpoch(label.classes, run_dir / "confusion", held_out),
         ]
     if train.profile_steps:
-        made.append(Profile(train.profile_steps, run_dir))
+        profile = Profile(train.profile_steps, run_dir)
+        if 0 < steps < profile.first:
+            events.warn(
+                f"train.profile_steps={train.profile_steps} begins behind the last step: there are "
+                f"at most {steps:,}, and no profile. Set it to steps among them."
+            )
+        made.append(profile)
     return made
 
 
@@ -122,14 +131,14 @@ class Profile(keras.callbacks.Callback):
         """Takes `10` or `10-20`."""
         super().__init__()
         first, _, last = steps.partition("-")
-        self._first, self._last = int(first), int(last or first)
+        self.first, self._last = int(first), int(last or first)
         self._run_dir = run_dir
         self._step = 0
         self._running = False
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, float] | None = None) -> None:
         self._step += 1
-        if self._step == self._first:
+        if self._step == self.first:
             tf.profiler.experimental.start(str(self._run_dir))
             self._running = True
 

@@ -41,11 +41,6 @@ def _check_finite(loss: float, where: str, rate: float) -> None:
         )
 
 
-def learning_rate(model: keras.Model) -> float:
-    """Returns the optimizer's rate at its step; under a strategy each replica holds the same."""
-    return float(keras.ops.convert_to_numpy(model.optimizer.learning_rate))
-
-
 class Randomness(keras.callbacks.Callback):
     """Sets the random layers' generators from (seed, epoch)."""
 
@@ -83,7 +78,7 @@ class Progress(keras.callbacks.Callback):
         step = batch + 1
         if not math.isfinite(logs["loss"]):  # first: a scheduled rate takes a few operations
             where = f"in epoch {self._epoch + 1} at step {step} of {self._steps}"
-            _check_finite(float(logs["loss"]), where, learning_rate(self.model))
+            _check_finite(float(logs["loss"]), where, schedules.last_rate(self.model.optimizer))
         if time.monotonic() - self._told >= _PROGRESS_SECONDS:
             self._told = time.monotonic()
             done = self._examples * step // self._steps
@@ -171,7 +166,7 @@ class Keeper(keras.callbacks.Callback):
             accuracy=logs[self._accuracy],
             eval_loss=logs["val_loss"],
             eval_accuracy=logs[f"val_{self._accuracy}"],
-            learning_rate=learning_rate(self.model),
+            learning_rate=schedules.last_rate(self.model.optimizer),
             heads=_by_head(self._heads, logs),
         )
         _check_finite(done.eval_loss, f"on eval behind epoch {done.epoch}", done.learning_rate)

@@ -73,6 +73,9 @@ class Averages:
         """The model has the averaged weights from here on."""
         if not self._on or self._kept is not None:
             return
+        # Where float16 has left out every step so far, there is nothing to average: all zeros.
+        if not int(keras.ops.convert_to_numpy(self._model.optimizer.iterations)):
+            return
         trained = self._model.trainable_variables
         self._kept = [np.array(variable) for variable in trained]
         self._model.optimizer.finalize_variable_values(trained)

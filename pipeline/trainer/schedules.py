@@ -109,7 +109,28 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
 
 def set_plateau(optimizer: keras.optimizers.Optimizer, factor: float) -> None:
     """Tells a plateau schedule what its peak is multiplied by; nothing without one."""
-    inner = getattr(optimizer, "inner_optimizer", optimizer)  # behind float16's loss scaling
-    schedule = getattr(inner, "_learning_rate", None)
-    if isinstance(schedule, Schedule) and schedule.factor is not None:
+    schedule = _of(optimizer)
+    if schedule is not None and schedule.factor is not None:
         schedule.factor.assign(factor)
+
+
+def last_rate(optimizer: keras.optimizers.Optimizer) -> float:
+    """Returns the rate of the step that lies just behind, where Keras tells the next one's.
+
+    Under a strategy each replica holds the same.
+    """
+    schedule = _of(optimizer)
+    if schedule is None:
+        return float(ops.convert_to_numpy(optimizer.learning_rate))
+    steps = int(ops.convert_to_numpy(_inner(optimizer).iterations))
+    return float(schedule(max(steps - 1, 0)))
+
+
+def _of(optimizer: keras.optimizers.Optimizer) -> Schedule | None:
+    schedule = getattr(_inner(optimizer), "_learning_rate", None)
+    return schedule if isinstance(schedule, Schedule) else None
+
+
+def _inner(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
+    """Returns the optimizer behind float16's loss scaling."""
+    return getattr(optimizer, "inner_optimizer", optimizer)

@@ -19,7 +19,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from pipeline import events, export, heads, models
+from pipeline import events, export, heads, models, phases
 from pipeline.blessing import calibration
 from pipeline.blessing.calibration import Fitted
 from pipeline.config import Calibration, Train, Transform
@@ -223,14 +223,14 @@ def fit(
         state=state,
         run_dir=run_dir if chief else None,
         checkpoints=checkpoints if chief else None,
-        callbacks=_board(setup, train, run_dir),
+        callbacks=_board(setup, train, run_dir, len(state.epochs)),
         loop=loop.run if setup.devices.own_loop else fitting.keras_loop,
         stage=stage,
     )
 
 
-def _board(setup: Setup, train: Train, run_dir: Path) -> list[keras.callbacks.Callback]:
-    """Returns what TensorBoard is shown beside the curves."""
+def _board(setup: Setup, train: Train, run_dir: Path, done: int) -> list[keras.callbacks.Callback]:
+    """Returns what TensorBoard is shown beside the curves, behind `done` epochs already trained."""
     if setup.devices.own_loop:
         # One worker can't predict alone: normalization layers ask the others for their averages.
         return []
@@ -241,6 +241,7 @@ def _board(setup: Setup, train: Train, run_dir: Path) -> list[keras.callbacks.Ca
         samples=lambda: setup.source.read(setup.fitted_on),
         held_out=functools.cache(lambda: data.held_out(setup.loaded, setup.layout(train))),
         value_range=setup.source.value_range,
+        steps=(sum(phase.epochs for phase in phases.plan(train)) - done) * setup.steps(train),
     )
 
 

@@ -11,6 +11,7 @@ fingerprint leaves the budget out: with more trials a search goes on where it en
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ from pipeline.search import Range, Row
 _FILE: Final = "state.json"
 _TUNER: Final = "search"
 _SPARE: Final = 1e-6
+# Beside a bracket of Hyperband: the trials that it began with, where they are fewer than it wants.
+_BEGUN: Final = "begun"
 
 
 @dataclass(frozen=True)
@@ -79,8 +82,7 @@ class Trials:
         """
         if trial.continues or self._tune.algorithm != "bayesian":
             return None
-        same = (row for row in self.rows if row.values == trial.values and row.score is not None)
-        return next(same, None)
+        return next((row for row in self.rows if row.values == trial.values), None)
 
     def next(self) -> Trial | None:
         """Returns the next trial; None when the budget or the space is used up."""
@@ -152,6 +154,10 @@ class Trials:
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
 
+    def forget(self) -> None:
+        """Removes all there is, the state too: the next search begins anew."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
     def _end(self, trial: Trial, status: str, reason: str | None) -> None:
         tried = self._oracle.get_trial(trial.id)
         tried.status, tried.message = status, reason
@@ -194,6 +200,66 @@ class Trials:
         self.rows = [Row(**row) for row in state["rows"]]
 
 
+class _FailuresCount(keras_tuner.Oracle):
+    """Takes a failed trial for one with the worst score so far.
+
+    keras-tuner leaves it out: the Gaussian process would go to the same point again and again, and
+    Hyperband would wait for its score before it lets others go on.
+    """
+
+    trials: dict[str, Tried]
+
+    def populate_space(self, trial_id: str) -> dict[str, Any]:
+        """Returns keras-tuner's answer: a status, and the values of the next trial."""
+        ended = self.trials
+        scores = [one.score for one in ended.values() if one.status == TrialStatus.COMPLETED]
+        if scores:
+            worst = min(scores) if self.objective.direction == "max" else max(scores)
+            self.trials = {name: _scored(one, worst) for name, one in ended.items()}
+        try:
+            found: dict[str, Any] = super().populate_space(trial_id)
+        finally:
+            self.trials = ended
+        return found
+
+
+def _scored(trial: Tried, score: float) -> Tried:
+    """Returns a trial as it is, or a failed one as if it had come to this score."""
+    if trial.status != TrialStatus.FAILED:
+        return trial
+    instead = Tried(trial.hyperparameters, trial.trial_id, TrialStatus.COMPLETED)
+    instead.score = score
+    return instead
+
+
+class _Bayesian(_FailuresCount, keras_tuner.oracles.BayesianOptimizationOracle):
+    pass
+
+
+class _Hyperband(_FailuresCount, keras_tuner.oracles.HyperbandOracle):
+    """Lets the best of a small space go on, too.
+
+    A bracket begins with so many trials; where the space has fewer values left, keras-tuner ends
+    the search, and nothing has been trained for more than the first epochs. Here the bracket goes
+    on with those that it has.
+    """
+
+    def _random_trial(self, trial_id: str, bracket: dict[str, Any]) -> dict[str, Any]:
+        found: dict[str, Any] = super()._random_trial(trial_id, bracket)
+        begun = len(bracket["rounds"][0])
+        if found["status"] != TrialStatus.STOPPED or not begun:
+            return found
+        bracket[_BEGUN] = begun
+        return self.populate_space(trial_id)
+
+    def _get_size(self, bracket_num: int, round_num: int) -> int:
+        size: int = super()._get_size(bracket_num, round_num)
+        for bracket in self._brackets:
+            if bracket["bracket_num"] == bracket_num and _BEGUN in bracket:
+                return min(size, math.ceil(bracket[_BEGUN] / self.factor**round_num))
+        return size
+
+
 def _oracle(tune: Tune, seed: int, folder: Path) -> keras_tuner.Oracle:
     common = {
         "objective": keras_tuner.Objective(
@@ -207,10 +273,10 @@ def _oracle(tune: Tune, seed: int, folder: Path) -> keras_tuner.Oracle:
         "max_consecutive_failed_trials": tune.trials + 1,
     }
     if tune.algorithm == "hyperband":
-        oracle = keras_tuner.oracles.HyperbandOracle(max_epochs=tune.epochs, **common)
+        oracle = _Hyperband(max_epochs=tune.epochs, **common)
         oracle.max_trials = tune.trials
     elif tune.algorithm == "bayesian":
-        oracle = keras_tuner.oracles.BayesianOptimizationOracle(max_trials=tune.trials, **common)
+        oracle = _Bayesian(max_trials=tune.trials, **common)
     else:
         oracle = keras_tuner.oracles.RandomSearchOracle(max_trials=tune.trials, **common)
     oracle.verbose = 0

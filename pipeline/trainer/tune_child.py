@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from pipeline import events, fingerprint, phases, runs, search
+from pipeline import events, fingerprint, hardware, phases, runs, search
 from pipeline.errors import SafelightError
 from pipeline.trainer import train_child
 from pipeline.trainer.tune import TuneJob
@@ -90,8 +90,10 @@ def _one(job: TuneJob, setup: Setup, trials: Trials, trial: Trial) -> None:
         trials.failed(trial, _KILLED, 0.0)
         return
     if known := trials.known(trial):
-        assert known.score is not None
-        trials.completed(trial, known.score, known.epochs, 0.0)
+        if known.score is None:
+            trials.failed(trial, known.reason, 0.0)
+        else:
+            trials.completed(trial, known.score, known.epochs, 0.0)
         return
     events.as_part_of(_STAGE, trial.number - 1, job.tune.trials, "trials")
     runs.write_json(job.running, {"trial": trial.number})
@@ -123,6 +125,8 @@ def _train(job: TuneJob, setup: Setup, trials: Trials, trial: Trial) -> State:
 
     given = search.given(job.train, job.tune.space)
     train = search.of_trial(given, trial.values, trial.epochs, job.transform)
+    # Trainer would refuse them, behind the whole search.
+    hardware.check_keys(train, setup.devices.kind)
     checkpoints = Checkpoints(trials.folder, checkpoint(trial.id))
     before = Checkpoints(trials.folder, checkpoint(trial.continues))
     # It is gone where the search had ended, and goes on with a larger budget: then from the start.
@@ -165,6 +169,8 @@ def _forget_model() -> None:
 def _write(job: TuneJob, trials: Trials) -> None:
     best = trials.best
     if best is None:
+        # What they failed of may have been mended since: run again, they are tried again.
+        trials.forget()
         raise SearchFailed(
             f"None of {len(trials.rows)} trials came to a score. Change tune.space, or what all "
             "trials have in common.",

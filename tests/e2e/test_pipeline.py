@@ -118,27 +118,24 @@ def test_history_lists_the_runs(first):
     assert before.result["run_id"] in ended.stdout and "Pushed" in ended.stdout
 
 
-def test_new_images_rerun_everything_and_keep_the_class_order(data, tmp_path):
-    more = shutil.copytree(data, tmp_path / "colours")
-    workdir = tmp_path / "work"
-    ended = safelight("run", more, "--workdir", workdir, *SET, "--json")
-    assert ended.code == 0, ended.stderr
-    (more / "amber").mkdir()
-    for number in range(60):
-        picture = ImageOps.invert(made.picture("white", number))
-        picture.save(more / "amber" / f"{number:05d}.png")
-    ended = safelight("run", more, "--workdir", workdir, *SET, "--json")
-    assert ended.code == 0, ended.stderr
-    assert "ImageExampleGen" in ended.stages_in("complete")
-    facts = Path(ended.result["pushed_to"]) / "assets.extra" / "model.json"
-    assert json.loads(facts.read_text())["classes"] == [*sorted(made.HUES), "amber"]
-
-
-def test_a_model_that_was_deleted_from_serving_is_pushed_again(data, tmp_path):
-    workdir = tmp_path / "work"
-    assert safelight("run", data, "--workdir", workdir, *SET).code == 0
+def test_a_model_that_was_deleted_from_serving_is_pushed_again(first, data):
+    workdir, _ = first
     shutil.rmtree(workdir / "serving")
     ended = safelight("run", data, "--workdir", workdir, *SET, "--json")
     assert ended.code == 0 and ended.result["outcome"] == "pushed", ended.stderr
     assert ended.stages_in("complete") == {"Pusher"}
     assert (workdir / "serving" / "model" / "1" / "saved_model.pb").is_file()
+
+
+def test_new_images_rerun_everything_and_keep_the_class_order(first, data):
+    """The last one: it changes the data of those before it."""
+    workdir, _ = first
+    (data / "amber").mkdir()
+    for number in range(60):
+        picture = ImageOps.invert(made.picture("white", number))
+        picture.save(data / "amber" / f"{number:05d}.png")
+    ended = safelight("run", data, "--workdir", workdir, *SET, "--json")
+    assert ended.code == 0, ended.stderr
+    assert "ImageExampleGen" in ended.stages_in("complete")
+    facts = Path(ended.result["pushed_to"]) / "assets.extra" / "model.json"
+    assert json.loads(facts.read_text())["classes"] == [*sorted(made.HUES), "amber"]

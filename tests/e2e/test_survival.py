@@ -102,4 +102,4 @@ def test_a_busy_workdir_says_who_holds_it_and_ctrl_c_stops_cleanly(data, tmp_pat
     _, stderr = running.communicate(timeout=60)
     assert running.returncode == 130
     assert "run the same command again" in stderr and "Traceback" not in stderr
-    assert psutil.wait_procs(children, timeout=5)[1] == []
+    assert psutil.wait_procs(children, timeout=30)[1] == []
