@@ -306,7 +306,7 @@ def _run(
     with place.lock(wait) as lock:
         record = local.prepare(place, effective, found)
         for choice in record.read_request().chosen:
-            console.stderr.print(f"  chosen from the data: {escape(choice)}", style="dim")
+            console.stderr.print(f"  chosen for you: {escape(choice)}", style="dim")
         try:
             with console.Display() as display:
                 result = local.execute(place, record, lock, display.show, log_to_screen=verbose)
