@@ -45,7 +45,7 @@ def span(root: Path, number: int, complete: bool = True) -> Path:
 def take(one: Rounds) -> Book:
     """Takes the spans into the book, without the processes that look into them."""
     with one.workdir.lock():
-        one._take(Book(one.folder))
+        one._arrivals(Book(one.folder)).take()
     return Book(one.folder)
 
 

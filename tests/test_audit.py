@@ -292,6 +292,17 @@ def test_a_whole_audit_finds_the_labels_that_were_flipped(workdir, tmp_path, cap
     assert (tmp_path / "again.csv").read_bytes() == output.read_bytes()
 
 
+@pytest.mark.slow
+def test_devices_are_opened_before_tensorflow_computes(workdir):
+    job = command._job(workdir, source.find(workdir, None), 2, 1)
+    train = job.train.model_copy(update={"strategy": "mirrored", "devices": 2})
+    folder = job.run_dir.with_name("mirrored")
+    shutil.copytree(job.run_dir, folder)
+    update = {"train": train, "run_dir": folder, "checkpoints": folder / "checkpoints"}
+    command._train(job.model_copy(update=update))
+    assert (folder / "fold-1.npz").is_file()
+
+
 def test_another_order_of_the_classes_is_another_audit(workdir, tmp_path):
     """And so is another content of the transform graph: train's moments stand there."""
     found = source.find(workdir, None)

@@ -48,7 +48,10 @@ def test_a_key_below_a_table_is_set_by_itself(tmp_path):
     effective = configuration.load(str(path), overrides)
     assert effective.config.tune.space == {"batch_size": [32, 64], "learning_rate": [0.1, 0.01]}
     assert effective.config.train.class_weights == {"cat": 4.0, "great tit": 3.0}
-    assert effective.origin("train.class_weights") == "--set train.class_weights.cat"
+    # The table comes from all of them.
+    assert effective.origin("train.class_weights") == (
+        f'profile {path}, --set train.class_weights."great tit", --set train.class_weights.cat'
+    )
 
 
 def test_thresholds_of_a_head_can_be_set_on_the_command_line():
@@ -116,6 +119,21 @@ def test_values_are_read_as_in_toml_and_bare_words_are_strings(override, expecte
         ("push.model_name=../up", ["push.model_name = '../up'", "letters, digits"]),
         ("retrain.pattern=days", ["retrain.pattern = 'days'", "{SPAN} or {YYYY}"]),
         ("evaluate.min_accuracy=96", ["evaluate.min_accuracy = 96"]),
+        # In a list or table the very place is named, and TOML's words are used.
+        ('train.heads=[{name="a", kind="clas"}]', ["train.heads.0.kind = 'clas'"]),
+        ("kubeflow.steps.Trainer.cpu=0", ["kubeflow.steps.Trainer.cpu = 0"]),
+        ("train.class_weights.cat=-1", ["train.class_weights.cat = -1"]),
+        ('train.augment=["flip", 3]', ["train.augment.1 = 3"]),
+        ("ingest.targets=age", ["ingest.targets = 'age'", "expected a list"]),
+        ("train.heads=[3]", ["train.heads.0 = 3", "expected a table"]),
+        # JSON, as which values reach the stages, has none of these.
+        ("train.weight_decay=inf", ["train.weight_decay = inf", "finite"]),
+        ("variants.budgets.pruned.max_size_ratio=inf", ["pruned.max_size_ratio = inf", "finite"]),
+        ("retrain.growth=nan", ["retrain.growth = nan"]),
+        # As a number true would be 1: here a bound that nothing reaches.
+        ("calibration.max_ece=true", ["calibration.max_ece = True", "switches"]),
+        ("train.patience=false", ["train.patience = False", "switches"]),
+        ("transform.channels=true", ["transform.channels = True", "switches"]),
     ],
 )
 def test_what_is_wrong_is_named_with_what_was_expected(override, words):
@@ -142,6 +160,20 @@ def test_images_that_ingest_takes_are_no_larger_than_the_model_takes():
     configuration.load(None, ["ingest.max_pixels=60000000", "transform.max_pixels=60000000"])
 
 
+def test_a_column_named_twice_is_carried_once():
+    # Else its second column in the table of images ended the run with a KeyError.
+    twice = '["age", "size", "age"]'
+    keys = ("targets", "class_columns", "slices")
+    ingest = configuration.load(None, [f"ingest.{key}={twice}" for key in keys]).config.ingest
+    assert all(getattr(ingest, key) == ("age", "size") for key in keys)
+
+
+def test_auto_leaves_open_again_what_a_profile_chose():
+    config = configuration.load("smoke", ["train.preset=auto", "evaluate.slices=auto"]).config
+    assert config.train.preset is None and config.evaluate.slices is None
+    assert "train.seed = 'auto'" in refusal("train.seed=auto")
+
+
 def test_an_unknown_profile_is_answered_with_the_nearest():
     assert "Did you mean 'smoke'" in refusal(profile="smok")
     assert "does not exist" in refusal(profile="nowhere.toml")
@@ -162,6 +194,16 @@ def test_a_wrong_profile_is_refused_by_its_name(tmp_path, text, word):
     message = refusal(profile=str(path))
     assert word in message
     assert "mine.toml" in message
+
+
+def test_a_profile_that_is_no_text_file_is_refused(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_bytes(b"# caf\xe9\n[train]\nepochs = 3\n")
+    assert "mine.toml is not UTF-8" in refusal(profile=str(path))
+    (tmp_path / "folder.toml").mkdir()
+    assert "folder.toml is a folder" in refusal(profile=str(tmp_path / "folder.toml"))
+    path.write_bytes(b"\xef\xbb\xbf[train]\r\nepochs = 3\r\n")  # as Notepad saves
+    assert configuration.load(str(path)).config.train.epochs == 3
 
 
 def test_the_configuration_is_frozen():

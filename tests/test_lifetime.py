@@ -74,3 +74,23 @@ with processes.stop_asked() as stopped:
 
 def test_a_terminal_that_is_closed_does_not_stop_what_runs_under_nohup():
     subprocess.run([sys.executable, "-c", NOHUP], check=True)
+
+
+STORM = """
+import os, signal, subprocess, sys
+from pipeline.commands import processes
+sender = '''
+import os, signal
+for number in range(20_000):
+    os.kill({0}, (signal.SIGINT, signal.SIGTERM)[number % 2])
+'''
+with processes.stop_asked() as stopped:
+    asking = subprocess.Popen([sys.executable, "-c", sender.format(os.getpid())])
+    while asking.poll() is None:
+        stopped.wait(0.0001)
+    assert stopped.wait() and stopped.is_set()
+"""
+
+
+def test_signals_on_top_of_each_other_do_not_lock_each_other_out():
+    subprocess.run([sys.executable, "-c", STORM], check=True, timeout=120)

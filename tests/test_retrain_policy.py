@@ -10,7 +10,7 @@ import pytest
 from pipeline import config
 from pipeline.config import Retrain
 from pipeline.errors import ConfigError
-from pipeline.retrain import budget, policy, rounds
+from pipeline.retrain import budget, policy
 from pipeline.retrain.budget import Attempt
 from pipeline.retrain.labels import Contradicted
 from pipeline.retrain.ledger import Ledger
@@ -241,6 +241,6 @@ def test_keys_that_are_refused():
 def test_a_scheduled_time_is_one_moment_and_not_a_minute() -> None:
     three = datetime(2026, 3, 1, 3, tzinfo=timezone.utc).timestamp()
     for seconds in (0, 5, 59.9, 3600):
-        assert rounds.scheduled("0 3 * * *", three + seconds) == three
-    assert rounds.scheduled("0 3 * * *", three - 0.1) == three - DAY
-    assert rounds.scheduled("", three) is None
+        assert policy.scheduled("0 3 * * *", three + seconds) == three
+    assert policy.scheduled("0 3 * * *", three - 0.1) == three - DAY
+    assert policy.scheduled("", three) is None

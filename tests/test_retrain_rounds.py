@@ -16,7 +16,7 @@ import pytest
 from typer.testing import CliRunner
 
 from pipeline import cli, registry
-from pipeline.errors import Busy, UsageError
+from pipeline.errors import Busy, DataRefused, UsageError
 from pipeline.retrain import command, spans
 from pipeline.retrain.book import Book
 from pipeline.retrain.ledger import Ledger
@@ -132,6 +132,60 @@ def test_a_deleted_span_is_no_error(tmp_path):
     decided(one)
     shutil.rmtree(data / "span-2")
     assert decided(one).waiting == ()
+
+
+def test_spans_of_another_folder_or_pattern_are_not_mixed_in(tmp_path, place):
+    for number in (1, 2):
+        span(tmp_path / "first", number)
+        span(tmp_path / "second", number)
+    span(tmp_path / "first", 3).rename(tmp_path / "first" / "day-3")
+    take(rounds(place, tmp_path / "first"))
+    before = files(place.root / "retrain")
+    with pytest.raises(UsageError, match=r"lie elsewhere .*first/span-1.*or another --workdir"):
+        take(rounds(place, tmp_path / "second"))
+    with pytest.raises(UsageError, match="lie elsewhere"):
+        take(rounds(place, tmp_path / "first", "retrain.pattern=day-{SPAN}"))
+    assert files(place.root / "retrain") == before
+    # The same folder by another name, and spans that now have versions, are the same spans.
+    (tmp_path / "alias").symlink_to(tmp_path / "first")
+    assert len(take(rounds(place, tmp_path / "alias" / ".." / "first")).latest()) == 2
+    assert len(take(rounds(place, tmp_path / "alias")).latest()) == 2
+    shutil.rmtree(tmp_path / "first" / "span-2")
+    version = tmp_path / "first" / "span-1" / "v2"
+    (tmp_path / "first" / "span-1").rename(tmp_path / "kept")
+    version.parent.mkdir()
+    (tmp_path / "kept").rename(version)
+    versions = rounds(place, tmp_path / "first", "retrain.pattern=span-{SPAN}/v{VERSION}")
+    record = take(versions).latest()[0]
+    assert (record.revision, record.path) == (1, str(version))
+
+
+def test_a_folder_of_spans_may_move(tmp_path, place):
+    for number in (1, 2):
+        span(tmp_path / "first", number)
+    known = take(rounds(place, tmp_path / "first")).latest()
+    (tmp_path / "first").rename(tmp_path / "second")
+    shutil.rmtree(tmp_path / "second" / "span-2")
+    moved = rounds(place, tmp_path / "second")
+    with place.lock():
+        arrivals = moved._arrivals(Book(moved.folder))
+        assert arrivals.take() == []
+    first, gone = Book(moved.folder).latest()
+    assert (first.revision, first.fingerprint) == (1, known[0].fingerprint)
+    assert first.path == first.scan["data"] == str(tmp_path / "second" / "span-1")
+    # Its examples are still there, and train: that is said.
+    assert gone == known[1]
+    assert "first/span-2. What was read" in arrivals.gone()[0]
+
+
+def test_dry_run_tells_a_golden_set_that_is_not_there(tmp_path, place):
+    span(tmp_path / "data", 1)
+    (tmp_path / "empty").mkdir()
+    missing = ["retrain.golden=" + str(tmp_path / "golden")]
+    # A training is due in a new workdir, and none in the other.
+    for workdir, data in ((tmp_path / "new", "data"), (place.root, "empty")):
+        with pytest.raises(DataRefused, match="golden"):
+            command.command(workdir, tmp_path / data, overrides=missing, dry_run=True)
 
 
 def test_a_pin_and_the_budget_hold_a_training_back(tmp_path, place):

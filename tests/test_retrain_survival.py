@@ -83,7 +83,7 @@ def test_a_full_disk_is_told_and_leaves_what_is_served(tmp_path, disk):
     one = rounds(workdir, data)
     with workdir.lock(), full():
         with pytest.raises(OSError, match=r"No space left|File too large"):
-            one._take(Book(one.folder))
+            one._arrivals(Book(one.folder)).take()
         with pytest.raises(SafelightError, match="could not be published"):
             registry.open(root).publish(challenger, replace(FIRST, run_id="r2"))
         assert registry.read(root).current == 1

@@ -70,3 +70,9 @@ def test_values_come_with_where_they_are_from(capsys):
     text = shown(capsys, "train.epochs=3")
     [line] = [line for line in text.splitlines() if line.startswith("train.epochs")]
     assert line.split() == ["train.epochs", "3", "--set", "train.epochs"]
+
+
+def test_a_name_that_looks_like_markup_is_shown_as_it_is(capsys):
+    shown(capsys, 'train.class_weights."[/cat]"=2')  # no MarkupError
+    row = shown(capsys, 'train.class_weights."[b]"=2').replace("\n", " ")
+    assert "[b]" in row.partition("--set")[2]

@@ -14,12 +14,15 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from pipeline import events
+from pipeline.errors import SafelightError
+from pipeline.ingest import records
 from pipeline.trainer import train_child
 from pipeline.trainer.train import Job
 
@@ -90,29 +93,41 @@ def run(job: AuditJob) -> None:
 
 
 def _write_parts(job: AuditJob, fold: npt.NDArray[np.int64], stop: npt.NDArray[np.bool_]) -> None:
-    """Copies each record into the file of its fold; done once, also over several starts."""
-    import tensorflow as tf
+    """Copies each record into the file of its fold; done once, also over several starts.
 
+    Byte by byte, without TensorFlow: it must not have computed when the devices are opened.
+    """
     folder = job.run_dir / _RECORDS
     if folder.is_dir():
         return
     begun = folder.with_name(f".{_RECORDS}.new")
     shutil.rmtree(begun, ignore_errors=True)
     begun.mkdir(parents=True)
-    writers = {
-        (number, last): tf.io.TFRecordWriter(str(begun / job.part(number, last).name))
-        for number in range(job.folds)
-        for last in (False, True)
-    }
-    # One file after the other: a row's number must mean the same record each time.
-    stored = tf.data.TFRecordDataset(list(job.records))
-    for row, record in enumerate(stored.as_numpy_iterator()):
-        writers[int(fold[row]), bool(stop[row])].write(record)
-        if row % _TOLD_EVERY == 0:
-            events.progress(STAGE, 0, job.folds, "folds", f"dealing {row:,} of {len(fold):,}")
-    for writer in writers.values():
-        writer.close()
+    with ExitStack() as opened:
+        parts = {
+            (number, last): opened.enter_context(open(begun / job.part(number, last).name, "wb"))
+            for number in range(job.folds)
+            for last in (False, True)
+        }
+        # One file after the other: a row's number must mean the same record each time.
+        for row, record in enumerate(record for file in job.records for record in _whole(file)):
+            parts[int(fold[row]), bool(stop[row])].write(record)
+            if row % _TOLD_EVERY == 0:
+                events.progress(STAGE, 0, job.folds, "folds", f"dealing {row:,} of {len(fold):,}")
     begun.rename(folder)
+
+
+def _whole(path: str) -> Iterator[bytes]:
+    """Yields each record of a TFRecord file with what frames it."""
+    try:
+        with open(path, "rb") as file:
+            for offset, size in records.index(os.fsencode(path)):
+                file.seek(offset)
+                yield file.read(records.HEADER_BYTES + size + records.FOOTER_BYTES)
+    except records.FramingError as error:
+        raise SafelightError(
+            f"{path} is damaged: {error}. Delete the artifact that it belongs to and run again."
+        ) from None
 
 
 def _setup(job: AuditJob, number: int, before: Setup | None) -> Setup:

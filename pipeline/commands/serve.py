@@ -334,7 +334,7 @@ def _chosen(port: int, grpc_port: int) -> tuple[int, int]:
         return port or rest.getsockname()[1], grpc_port or grpc.getsockname()[1]
 
 
-def _run(line: list[str], stopped: threading.Event) -> int:
+def _run(line: list[str], stopped: processes.Stop) -> int:
     server = processes.start(line)
     try:
         while (code := server.poll()) is None and not stopped.wait(_LOOK_SECONDS):

@@ -56,7 +56,7 @@ def command(profile: str | None, overrides: Sequence[str], schema: bool, as_json
     else:
         table = Table("key", "value", "from", box=None, pad_edge=False, header_style="bold")
         for row in rows:
-            table.add_row(row["key"], escape(toml(row["value"])), row["origin"])
+            table.add_row(row["key"], escape(toml(row["value"])), escape(row["origin"]))
         console.stdout.print(table)
 
 

@@ -12,7 +12,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -152,7 +151,7 @@ def _started(folder: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
         processes.stop(process)
 
 
-def _wait_for_answer(process: subprocess.Popen[bytes], port: int, stopped: threading.Event) -> None:
+def _wait_for_answer(process: subprocess.Popen[bytes], port: int, stopped: processes.Stop) -> None:
     for _ in range(int(_ANSWER_SECONDS / 0.2)):
         if process.poll() is not None:
             raise _not_started(process, port)

@@ -141,9 +141,13 @@ def load(
         _merge(values, origins, _read_profile(profile), f"profile {profile}")
     for override in overrides:
         key, (section, name, *below), value = reading.override(override)
+        said = f"--set {key}"
         if below:
             value = _into_table(values, section, name, below, value)
-        _merge(values, origins, {section: {name: value}}, f"--set {key}")
+            # The rest of the table is still somebody else's.
+            earlier = origins.get(f"{section}.{name}")
+            said = f"{earlier}, {said}" if earlier else said
+        _merge(values, origins, {section: {name: value}}, said)
     return Effective(config=validated(values, origins), origins=origins)
 
 
@@ -152,7 +156,7 @@ def validated(values: Mapping[str, Any], origins: Mapping[str, str] | None = Non
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(reading.explain(error, Config, origins or {})) from None
+        raise ConfigError(reading.explain(error, Config, origins or {}, values)) from None
 
 
 def entries(config: Config) -> Iterator[tuple[str, Any, Any]]:
@@ -177,8 +181,9 @@ def _read_profile(profile: str) -> dict[str, Any]:
     if profile.endswith(".toml"):
         path = Path(profile)
         if not path.is_file():
-            raise ConfigError(f"The profile {profile} does not exist; expected a TOML file.")
-        text = path.read_text(encoding="utf-8")
+            found = "is a folder" if path.is_dir() else "does not exist"
+            raise ConfigError(f"The profile {profile} {found}; expected a TOML file.")
+        text = _text(path)
     elif profile in profiles():
         text = _profiles().joinpath(f"{profile}.toml").read_text()
     else:
@@ -188,6 +193,21 @@ def _read_profile(profile: str) -> dict[str, Any]:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"The profile {profile} is not valid TOML: {error}.") from None
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")  # some editors begin with a mark
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"The profile {path} is not UTF-8 (byte {error.start}: {error.reason}), as TOML is; "
+            "save it as UTF-8."
+        ) from None
+    except OSError as error:
+        raise ConfigError(
+            f"The profile {path} can't be read: {error.strerror}; expected a TOML file that this "
+            "user may read."
+        ) from None
 
 
 def _merge(

@@ -90,6 +90,12 @@ class Ingest(Section):
         "", description="Folder for the copies of data in buckets; by default the user's cache."
     )
 
+    @field_validator("targets", "class_columns", "slices")
+    @classmethod
+    def _each_once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        # The table of images has one column for each.
+        return tuple(dict.fromkeys(value))
+
     @field_validator("split")
     @classmethod
     def _three_shares(cls, value: str) -> str:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field, model_validator, with_config
+from pydantic import Field, model_validator, with_config
 from typing_extensions import TypedDict
 
-from pipeline.config.base import Section
+from pipeline.config.base import TABLE, Section
 
 _Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -16,7 +16,7 @@ CompareBy = Literal["accuracy", "macro_f1", "macro_recall", "worst_class_recall"
 Decision = Literal["push", "block"]
 
 
-@with_config(ConfigDict(extra="forbid"))
+@with_config(TABLE)
 class HeadFloors(TypedDict, total=False):
     """What one head of train.heads must reach."""
 

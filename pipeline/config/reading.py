@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, get_args, get_origin
+from typing import Any, Final, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from typing_extensions import is_typeddict
 
 from pipeline.errors import ConfigError, did_you_mean
 from pipeline.lanes import tomllib
+
+# In TOML's words, where pydantic has Python's.
+_WANTED: Final = {
+    "tuple_type": 'expected a list, as in [1, 2] or ["a", "b"], and of tables [{name = "a"}]',
+    "dict_type": "expected a table, as in {name = value}",
+}
 
 
 def override(text: str) -> tuple[str, list[str], Any]:
@@ -45,13 +51,25 @@ def holds_tables(annotation: Any) -> bool:
     return any(get_origin(part) is dict for part in (annotation, *get_args(annotation)))
 
 
-def explain(error: ValidationError, model: type[BaseModel], origins: Mapping[str, str]) -> str:
-    """Returns a line for each finding: the key, its value, who set it, and what is wrong."""
+def explain(
+    error: ValidationError,
+    model: type[BaseModel],
+    origins: Mapping[str, str],
+    values: Mapping[str, Any],
+) -> str:
+    """Returns a line for each finding: the key, its value, who set it, and what is wrong.
+
+    Args:
+      error: what pydantic found.
+      model: the whole configuration's type.
+      origins: {section.key: who set it}.
+      values: what was read, to name the place in a list or table.
+    """
     lines = []
     for problem in error.errors():
         key = ".".join(str(part) for part in problem["loc"][:2])
         origin = origins.get(key, "the configuration")
-        message = problem["msg"].removeprefix("Value error, ")
+        message = _WANTED.get(problem["type"], problem["msg"].removeprefix("Value error, "))
         if "." not in key:  # of a section, or of several
             lines.append(_ended(message))
         elif problem["type"] == "extra_forbidden":
@@ -59,8 +77,22 @@ def explain(error: ValidationError, model: type[BaseModel], origins: Mapping[str
         elif problem["type"] == "string_pattern_mismatch" and (wanted := _described(key, model)):
             lines.append(f"{key} = {problem['input']!r} ({origin}): expected: {wanted}")
         else:
-            lines.append(f"{key} = {problem['input']!r} ({origin}): {_ended(message)}")
+            place = _place(values, problem["loc"])
+            lines.append(f"{place} = {problem['input']!r} ({origin}): {_ended(message)}")
     return "\n".join(lines)
+
+
+def _place(values: Any, location: Sequence[int | str]) -> str:
+    """Returns the way to a value as it was written: pydantic's also names the types it tried."""
+    parts = []
+    for part in location:
+        table = values if isinstance(values, Mapping) else {}
+        listed = dict(enumerate(values)) if isinstance(values, list | tuple) else {}
+        below = {**table, **listed}
+        if part in below:
+            values = below[part]
+            parts.append(str(part))
+    return ".".join(parts)
 
 
 def _described(key: str, model: type[BaseModel]) -> str:

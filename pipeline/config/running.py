@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field, field_validator, with_config
+from pydantic import Field, field_validator, with_config
 from typing_extensions import TypedDict
 
-from pipeline.config.base import Section
+from pipeline.config.base import TABLE, Section
 
 
 class Metadata(Section):
@@ -27,7 +27,7 @@ class Beam(Section):
     args: tuple[str, ...] = Field((), description="More of Beam's own options, as --name=value.")
 
 
-@with_config(ConfigDict(extra="forbid"))
+@with_config(TABLE)
 class Volume(TypedDict):
     """A claim (PersistentVolumeClaim) and the path that steps see it at."""
 
@@ -35,7 +35,7 @@ class Volume(TypedDict):
     path: str
 
 
-@with_config(ConfigDict(extra="forbid"))
+@with_config(TABLE)
 class Secret(TypedDict):
     """An environment variable of every step, from a key of a Kubernetes secret."""
 
@@ -44,7 +44,7 @@ class Secret(TypedDict):
     key: str
 
 
-@with_config(ConfigDict(extra="forbid"))
+@with_config(TABLE)
 class Toleration(TypedDict, total=False):
     """A Kubernetes toleration."""
 
@@ -54,7 +54,7 @@ class Toleration(TypedDict, total=False):
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"]
 
 
-@with_config(ConfigDict(extra="forbid"))
+@with_config(TABLE)
 class Step(TypedDict, total=False):
     """What one step takes that differs from `kubeflow`'s own values."""
 

@@ -6,12 +6,12 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, field_validator, model_validator, with_config
+from pydantic import Field, field_validator, model_validator, with_config
 from typing_extensions import NotRequired, Required, TypedDict
 
 from pipeline import backbones, presets
 from pipeline.config.augmentation import Augmentation
-from pipeline.config.base import Section
+from pipeline.config.base import TABLE, Section
 from pipeline.errors import ConfigError
 
 _HEAD_NAME = r"^[a-z][a-z0-9_]*$"
@@ -24,7 +24,7 @@ _RESERVED = frozenset(
 )
 
 
-@with_config(ConfigDict(extra="forbid"))
+@with_config(TABLE)
 class Phase(TypedDict, total=False):
     """A part of training with its own epochs, rate and trainable layers."""
 
@@ -35,7 +35,7 @@ class Phase(TypedDict, total=False):
     schedule: Literal["constant", "step", "cosine", "one-cycle", "plateau"]
 
 
-@with_config(ConfigDict(extra="forbid"))
+@with_config(TABLE)
 class Head(TypedDict):
     """One more answer of the model, beside the label."""
 

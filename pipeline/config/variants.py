@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, get_args
 
-from pydantic import ConfigDict, Field, field_validator, with_config
+from pydantic import Field, field_validator, with_config
 from typing_extensions import TypedDict
 
-from pipeline.config.base import Section
+from pipeline.config.base import TABLE, Section
 
 VariantName = Literal[
     "tflite-float32", "tflite-float16", "tflite-int8-dynamic", "tflite-int8", "pruned"
@@ -16,7 +16,7 @@ _Share = Annotated[float, Field(ge=0, le=1)]
 _Ratio = Annotated[float, Field(gt=0)]
 
 
-@with_config(ConfigDict(extra="forbid"))
+@with_config(TABLE)
 class Budget(TypedDict, total=False):
     """What one variant may cost, where that differs from the section's own values."""
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pipeline.config import Config
-from pipeline.errors import DataRefused
+from pipeline.errors import DataRefused, UsageError, bounded
 from pipeline.ingest.scan import scan
 from pipeline.retrain import spans
 from pipeline.retrain.book import Book, Record
@@ -43,9 +43,14 @@ class Arrivals:
         self._settle_seconds = config.retrain.settle_minutes * 60
 
     def take(self) -> list[str]:
-        """Takes every complete span; returns what is said of the others."""
+        """Takes every complete span; returns what is said of the others.
+
+        Raises:
+          UsageError: the folder is not there, or the spans known so far lie in another one.
+        """
         pattern = self._config.retrain.pattern
         found = spans.find(self._root, pattern)
+        self._refuse_others(found)
         if not found:
             return [spans.none_found(self._root, pattern)]
         waiting = []
@@ -55,6 +60,38 @@ class Arrivals:
             except FileNotFoundError:
                 continue  # deleted while it was looked at
         return [said for said in waiting if said]
+
+    def _refuse_others(self, found: Sequence[Span]) -> None:
+        """Refuses a second folder, or another pattern: its span 1 would pass for the first's."""
+        here = {one.number: one.path for one in found}
+        others = [
+            one.path
+            for one in self._elsewhere()
+            if Path(one.path).is_dir() and not _same(here.get(one.number), Path(one.path))
+        ]
+        if others:
+            raise UsageError(
+                f"The spans that this workdir trains on lie elsewhere ({bounded(others)}), and one "
+                f"window would mix them with those of {self._root} (retrain.pattern "
+                f"{self._config.retrain.pattern}). Name their folder and pattern, or another "
+                "--workdir for these; where they moved, remove what is left at the old place."
+            )
+
+    def gone(self) -> tuple[str, ...]:
+        """Returns what is said of spans of another place, which is no longer there."""
+        kept = [one.path for one in self._elsewhere() if one.state == "taken"]
+        if not kept:
+            return ()
+        said = f"Gone, and not in {self._root}: {bounded(kept)}."
+        return (f"{said} What was read of them still counts.",)
+
+    def _elsewhere(self) -> list[Record]:
+        pattern = self._config.retrain.pattern
+        return [
+            one
+            for one in self._book.latest()
+            if not spans.fits(Path(one.path), self._root, pattern)
+        ]
 
     def _one(self, span: Span) -> str:
         """Takes or refuses a span that is complete; returns what is said of another."""
@@ -103,3 +140,8 @@ class Arrivals:
 
     def _lasts(self, span: Span, fingerprint: str) -> bool:
         return self._book.settled(span.number, fingerprint, self._clock(), self._settle_seconds)
+
+
+def _same(here: Path | None, known: Path) -> bool:
+    """Says whether a span is the known one: under two names, or now with versions below it."""
+    return here is not None and (here.samefile(known) or here.is_relative_to(known))

@@ -129,9 +129,13 @@ class Book:
         return max((one.number for one in self._records if one.trained), default=-math.inf)
 
     def take(self, number: int, path: Path, scan: dict[str, Any], now: float) -> Record:
-        """Records a complete span; one that is known unchanged stays as it is."""
+        """Records a complete span; one that is known unchanged stays, at its new place if moved."""
         earlier = [one for one in self._records if one.number == number]
         if earlier and earlier[-1].fingerprint == scan["fingerprint"]:
+            known = Path(earlier[-1].path)
+            if path != known and (not known.is_dir() or path.is_relative_to(known)):
+                self._replace(earlier[-1], path=str(path), scan=json.loads(json.dumps(scan)))
+                return self.find(number)
             return earlier[-1]
         record = Record(
             number=number,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from pipeline.config import Retrain
@@ -264,3 +265,15 @@ def _compared(trigger: str, fired: bool, value: float, bound: float, said: str) 
 
 def _no(trigger: str, message: str) -> Finding:
     return Finding(trigger, False, None, None, message)
+
+
+def scheduled(cron: str, now: float) -> float | None:
+    """Returns the last time that the expression names at or before `now` (UTC)."""
+    if not cron:
+        return None
+    from croniter import croniter
+
+    # get_prev looks strictly before: the time itself counts, too.
+    behind = datetime.fromtimestamp(now, timezone.utc) + timedelta(microseconds=1)
+    found: float = croniter(cron, behind).get_prev(float)
+    return found

@@ -11,7 +11,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +126,9 @@ class Rounds:
           SafelightError: the spans or the registry can't be read, or the training can't begin.
         """
         if self._scratch is not None:
-            return self._decide(asked_for).done
+            done = self._decide(asked_for).done
+            self._golden()  # as a training reads it: one that is not there is told now
+            return done
         cluster = self._cluster
         if cluster is None:
             with self.workdir.lock(wait) as lock:
@@ -159,7 +161,8 @@ class Rounds:
         self._quarantined, self._unread = [], set()
         book = Book(self.folder, keep=self._scratch is None)
         running = self._close_attempts(book)
-        waiting = self._take(book)
+        arrivals = self._arrivals(book)
+        waiting = arrivals.take()
         models = registry.read if self._scratch is not None else registry.open
         serving = models(self.workdir.serving(self.config.push.model_name))
         evidence = self._evidence(book, serving)
@@ -171,13 +174,14 @@ class Rounds:
                 champion=self._champion(serving),
                 new=evidence,
                 usable=len(usable),
-                scheduled=scheduled(self.config.retrain.cron, now),
+                scheduled=policy.scheduled(self.config.retrain.cron, now),
                 attempted=max((one.at for one in self.ledger.attempts()), default=None),
                 asked_for=asked_for,
                 alarm=self._alarm(serving),
             ),
             self.config.retrain,
         )
+        decision = replace(decision, notes=(*decision.notes, *arrivals.gone()))
         window = windows.resolve(usable, self.config.retrain) if decision.due else []
         held = (running or self._held(serving, now, asked_for)) if decision.due else ""
         names = tuple(one.name for one in window)
@@ -192,13 +196,12 @@ class Rounds:
             return ""
         return budget.hold(self.ledger.attempts(), now, self.config.retrain)
 
-    def _take(self, book: Book) -> list[str]:
-        """Takes every complete span into the book; returns what is said of the others."""
+    def _arrivals(self, book: Book) -> Arrivals:
 
         def put_aside(record: Record, reason: str) -> None:
             self._quarantine(book, record, reason)
 
-        return Arrivals(self.root, self.config, book, put_aside, self._clock).take()
+        return Arrivals(self.root, self.config, book, put_aside, self._clock)
 
     def _quarantine(self, book: Book, record: Record, reason: str) -> None:
         book.quarantine(record, reason)
@@ -386,15 +389,3 @@ def _verdict(run: RunDir) -> dict[str, Any]:
 
 def _brief(done: Round) -> dict[str, Any]:
     return {"held": done.held, "window": list(done.window), "waiting": list(done.waiting)}
-
-
-def scheduled(cron: str, now: float) -> float | None:
-    """Returns the last time that the expression names at or before `now` (UTC)."""
-    if not cron:
-        return None
-    from croniter import croniter
-
-    # get_prev looks strictly before: the time itself counts, too.
-    behind = datetime.fromtimestamp(now, timezone.utc) + timedelta(microseconds=1)
-    found: float = croniter(cron, behind).get_prev(float)
-    return found

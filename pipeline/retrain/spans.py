@@ -43,7 +43,7 @@ def find(root: Path, pattern: str) -> list[Span]:
     """
     if not root.is_dir():
         raise UsageError(f"The folder of spans {root} is not there. Make it, or name another.")
-    matcher = [_matcher(part) for part in pattern.strip("/").split("/")]
+    matcher = _matchers(pattern)
     found: dict[int, Span] = {}
     for path, fields in _walk(root, matcher, {}):
         span = _span(path, fields)
@@ -57,6 +57,16 @@ def find(root: Path, pattern: str) -> list[Span]:
         if known is None or known.version < span.version:
             found[span.number] = span
     return [found[number] for number in sorted(found)]
+
+
+def fits(path: Path, root: Path, pattern: str) -> bool:
+    """Says whether a span at `path` is one of `root` by this pattern, also if it is gone."""
+    matcher = _matchers(pattern)
+    names = path.parts[-len(matcher) :]
+    if not all(part.fullmatch(name) for part, name in zip(matcher, names, strict=False)):
+        return False
+    base = Path(*path.parts[: -len(matcher)])
+    return base.resolve() == root.resolve()  # the folder may have two names
 
 
 def none_found(root: Path, pattern: str) -> str:
@@ -97,6 +107,10 @@ def _walk(
         match = matcher[0].fullmatch(path.name)
         if match and path.is_dir():
             yield from _walk(path, matcher[1:], {**fields, **match.groupdict()})
+
+
+def _matchers(pattern: str) -> list[re.Pattern[str]]:
+    return [_matcher(part) for part in pattern.strip("/").split("/")]
 
 
 def _matcher(part: str) -> re.Pattern[str]:
